@@ -1,0 +1,2 @@
+//! The `ringlet` command.
+fn main() { println!("hi"); }
