@@ -1,2 +1,4 @@
 //! The `ringlet` command.
-fn main() { println!("hi"); }
+fn main() {
+    println!("hi");
+}

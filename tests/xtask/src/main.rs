@@ -1,2 +1,2 @@
-//! Commands of the project. 
+//! Commands of the project.
 fn main() {}
