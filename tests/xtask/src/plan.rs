@@ -1,0 +1,119 @@
+//! Which steps each command is made of.
+//!
+//! The steps of `ci` take less than an hour together on two cores that start with nothing compiled.
+
+use crate::process::{Run, root};
+use crate::steps::{Score, Step};
+use crate::{dependencies, soak, style};
+use anyhow::{Result, ensure};
+use std::process::ExitCode;
+
+/// Crates with loom tests.
+const LOOM_PACKAGES: [&str; 2] = ["ringlet-devices", "ringlet"];
+/// Cargo workspaces of their own, which `--workspace` does not reach.
+const OTHER_WORKSPACES: [&str; 2] = ["examples/guests/Cargo.toml", "tests/fuzz/Cargo.toml"];
+/// Seconds of fuzzing in `ci`, all targets together.
+const FUZZ_SECONDS: &str = "120";
+
+/// Steps of `check`.
+pub(crate) fn check() -> Vec<Step> {
+    vec![format(), style(), clippy(), unit_tests()]
+}
+
+/// Steps of `test`; `arguments` are passed on to `cargo test`.
+pub(crate) fn test(arguments: &[String]) -> Vec<Step> {
+    vec![setup(), tests(arguments.to_vec())]
+}
+
+/// Steps of `ci`: the ones that fail soonest first.
+pub(crate) fn ci() -> Vec<Step> {
+    vec![
+        setup(),
+        format(),
+        style(),
+        Step::new("dependencies", dependencies::check),
+        clippy(),
+        docs(),
+        tests(Vec::new()),
+        loom(),
+        release(),
+        Step::new("bench", || Run::cargo(&["run", "--release", "--", "bench", "boot", "--quick"]).run()),
+        Step::new("soak", soak::run),
+        Step::new("fuzz", || Run::new("tests/fuzz/run", &[FUZZ_SECONDS]).minutes(12).run()),
+        Step::new("nested", || Run::new("tests/nested/run", &[]).minutes(12).run()),
+    ]
+}
+
+/// Runs all of `steps`, or those named in `only`; unknown names are an error.
+pub(crate) fn run(steps: &[Step], only: &[String]) -> ExitCode {
+    if let Some(unknown) = only.iter().find(|name| !steps.iter().any(|step| step.name == **name)) {
+        eprintln!("there is no step `{unknown}`; `cargo xtask list` names them");
+        return ExitCode::from(2);
+    }
+    let mut score = Score::default();
+    for step in steps.iter().filter(|step| only.is_empty() || only.iter().any(|name| name == step.name)) {
+        score.run(step);
+    }
+    score.finish()
+}
+
+/// Prints the names of `steps`.
+pub(crate) fn list(steps: &[Step]) -> ExitCode {
+    steps.iter().for_each(|step| println!("{}", step.name));
+    ExitCode::SUCCESS
+}
+
+/// The style step alone.
+pub(crate) fn style() -> Step {
+    Step::new("style", style::check)
+}
+
+fn setup() -> Step {
+    Step::new("setup", || Run::new("tests/setup", &[]).run())
+}
+
+fn format() -> Step {
+    Step::new("format", || {
+        Run::cargo(&["fmt", "--all", "--check"]).run()?;
+        for manifest in OTHER_WORKSPACES {
+            ensure!(root().join(manifest).exists(), "{manifest} is not there");
+            Run::cargo(&["fmt", "--manifest-path", manifest, "--all", "--check"]).run()?;
+        }
+        Ok(())
+    })
+}
+
+fn clippy() -> Step {
+    Step::new("clippy", || {
+        Run::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).minutes(20).run()
+    })
+}
+
+fn docs() -> Step {
+    Step::new("docs", || {
+        let doc = Run::cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+        doc.env("RUSTDOCFLAGS", "-D warnings").run()
+    })
+}
+
+fn unit_tests() -> Step {
+    Step::new("unit tests", || Run::cargo(&["test", "--workspace", "--lib", "--bins"]).run())
+}
+
+fn tests(arguments: Vec<String>) -> Step {
+    Step::new("test", move || Run::cargo(&["test", "--workspace"]).args(&arguments).minutes(25).run())
+}
+
+fn loom() -> Step {
+    Step::new("loom", || LOOM_PACKAGES.iter().try_for_each(|package| loom_of(package)))
+}
+
+/// The loom tests of one package, in a target folder of their own: the flag changes every crate.
+fn loom_of(package: &str) -> Result<()> {
+    let test = Run::cargo(&["test", "--release", "--lib", "--package", package, "loom"]);
+    test.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", "target/loom").minutes(15).run()
+}
+
+fn release() -> Step {
+    Step::new("release", || Run::cargo(&["build", "--release"]).minutes(20).run())
+}
