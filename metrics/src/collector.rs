@@ -1,0 +1,278 @@
+//! The metric families: names, help texts, and the step from our numbers to Prometheus samples.
+//!
+//! Owns: the table of families. This is the only file that builds `prometheus` protos, and it runs only
+//! when somebody scrapes. Never: changes a number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::counter::HistogramSnapshot;
+use crate::families::{ShardMetrics, VmMetrics};
+use crate::registry::State;
+
+const NANOS_PER_SECOND: f64 = 1e9;
+
+/// The registry's collector.
+pub(crate) struct Families {
+    state: Arc<State>,
+    descs: Vec<Desc>,
+}
+
+/// A family as exposed: `(name, help, labels)`.
+struct Spec {
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+    kind: MetricType,
+}
+
+const fn spec(
+    name: &'static str,
+    kind: MetricType,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Spec {
+    Spec { name, help, labels, kind }
+}
+
+use MetricType::{COUNTER, GAUGE, HISTOGRAM};
+
+const BUILD_INFO: Spec = spec("ringlet_build_info", GAUGE, &["version"], "Version of Ringlet; always 1.");
+const VMS: Spec = spec("ringlet_vms", GAUGE, &["state"], "Live VMs by state.");
+const VMS_CREATED: Spec = spec("ringlet_vms_created_total", COUNTER, &[], "VMs created.");
+const VMS_ENDED: Spec = spec("ringlet_vms_ended_total", COUNTER, &["outcome"], "VMs ended, by outcome.");
+const BOOT_PHASE: Spec = spec(
+    "ringlet_boot_phase_seconds",
+    HISTOGRAM,
+    &["phase"],
+    "Duration of each phase of a VM's start: load and create by themselves, first_exit and ready since start.",
+);
+const REAPER_BACKLOG: Spec = spec(
+    "ringlet_reaper_backlog",
+    GAUGE,
+    &[],
+    "Ended VMs whose descriptors wait to be closed when that is cheap.",
+);
+const VM_INFO: Spec = spec(
+    "ringlet_vm_info",
+    GAUGE,
+    &["vm", "name", "image", "tenant"],
+    "What a VM is, to be joined on the label vm; always 1.",
+);
+const VCPU_EXITS: Spec =
+    spec("ringlet_vcpu_exits_total", COUNTER, &["vm", "kind"], "Exits from guest to host, by kind.");
+const VCPU_CPU: Spec = spec(
+    "ringlet_vcpu_cpu_seconds_total",
+    COUNTER,
+    &["vm", "vcpu"],
+    "CPU time of the thread that runs a vCPU, in guest and host.",
+);
+const GUEST_ERRORS: Spec =
+    spec("ringlet_guest_errors_total", COUNTER, &["vm", "kind"], "Invalid accesses by a guest, by kind.");
+const SERIAL_SENT: Spec = spec(
+    "ringlet_serial_sent_bytes_total",
+    COUNTER,
+    &["vm"],
+    "Bytes that a guest wrote to its serial port and that were handed on.",
+);
+const SERIAL_RECEIVED: Spec = spec(
+    "ringlet_serial_received_bytes_total",
+    COUNTER,
+    &["vm"],
+    "Bytes that a guest read from its serial port.",
+);
+const SERIAL_DROPPED: Spec = spec(
+    "ringlet_serial_dropped_bytes_total",
+    COUNTER,
+    &["vm"],
+    "Serial bytes lost because their reader was too slow.",
+);
+const VM_BUSY: Spec = spec(
+    "ringlet_vm_event_loop_busy_seconds_total",
+    COUNTER,
+    &["vm"],
+    "Event-loop time spent on the devices of a VM.",
+);
+const SHARD_BUSY: Spec = spec(
+    "ringlet_event_loop_busy_seconds_total",
+    COUNTER,
+    &["shard"],
+    "Time that an event loop worked rather than waited.",
+);
+const QUEUE_DELAY: Spec = spec(
+    "ringlet_event_loop_queue_delay_seconds",
+    HISTOGRAM,
+    &["shard"],
+    "Time that work was ready and waited for its event loop.",
+);
+const IO_ENGINE: Spec =
+    spec("ringlet_io_engine_info", GAUGE, &["shard", "engine"], "I/O engine of an event loop; always 1.");
+
+const ALL: [&Spec; 17] = [
+    &BUILD_INFO,
+    &VMS,
+    &VMS_CREATED,
+    &VMS_ENDED,
+    &BOOT_PHASE,
+    &REAPER_BACKLOG,
+    &VM_INFO,
+    &VCPU_EXITS,
+    &VCPU_CPU,
+    &GUEST_ERRORS,
+    &SERIAL_SENT,
+    &SERIAL_RECEIVED,
+    &SERIAL_DROPPED,
+    &VM_BUSY,
+    &SHARD_BUSY,
+    &QUEUE_DELAY,
+    &IO_ENGINE,
+];
+
+impl Families {
+    pub(crate) fn new(state: Arc<State>) -> Result<Self, prometheus::Error> {
+        let desc = |spec: &&Spec| {
+            let labels = spec.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(spec.name.to_owned(), spec.help.to_owned(), labels, HashMap::new())
+        };
+        Ok(Self { state, descs: ALL.iter().map(desc).collect::<Result<_, _>>()? })
+    }
+
+    fn runtime(&self) -> Vec<MetricFamily> {
+        let runtime = &self.state.runtime;
+        let phases = (runtime.boot_phase.iter())
+            .map(|(phase, histogram)| BOOT_PHASE.histogram(&[phase.as_str()], &histogram.snapshot()));
+        vec![
+            BUILD_INFO.family(vec![BUILD_INFO.sample(&[env!("CARGO_PKG_VERSION")], 1.0)]),
+            VMS.family(VMS.by_label(&[], runtime.vms.iter().map(|(k, n)| (k.as_str(), n.get() as f64)))),
+            VMS_CREATED.family(vec![VMS_CREATED.sample(&[], runtime.created.get() as f64)]),
+            VMS_ENDED.family(
+                VMS_ENDED.by_label(&[], runtime.ended.iter().map(|(k, n)| (k.as_str(), n.get() as f64))),
+            ),
+            BOOT_PHASE.family(phases.collect()),
+            REAPER_BACKLOG.family(vec![REAPER_BACKLOG.sample(&[], runtime.reaper_backlog.get() as f64)]),
+        ]
+    }
+
+    fn shards(shards: &[Arc<ShardMetrics>]) -> Vec<MetricFamily> {
+        let [mut busy, mut delay, mut engine] = [const { Vec::new() }; 3];
+        for shard in shards {
+            let index = shard.index().to_string();
+            busy.push(SHARD_BUSY.sample(&[&index], seconds(shard.busy_nanos.get())));
+            delay.push(QUEUE_DELAY.histogram(&[&index], &shard.queue_delay.snapshot()));
+            engine.push(IO_ENGINE.sample(&[&index, shard.engine()], 1.0));
+        }
+        vec![SHARD_BUSY.family(busy), QUEUE_DELAY.family(delay), IO_ENGINE.family(engine)]
+    }
+
+    fn vms(vms: &[Arc<VmMetrics>]) -> Vec<MetricFamily> {
+        let each = |spec: &Spec, samples: fn(&Spec, &VmMetrics) -> Vec<Metric>| {
+            spec.family(vms.iter().flat_map(|vm| samples(spec, vm)).collect())
+        };
+        vec![
+            each(&VM_INFO, |spec, vm| {
+                let labels = &vm.labels;
+                vec![spec.sample(&[&labels.id, &labels.name, &labels.image, &labels.tenant], 1.0)]
+            }),
+            each(&VCPU_EXITS, |spec, vm| {
+                spec.by_label(&[vm.id()], vm.exits.iter().map(|(k, n)| (k.as_str(), n.get() as f64)))
+            }),
+            each(&GUEST_ERRORS, |spec, vm| {
+                spec.by_label(&[vm.id()], vm.guest_errors.iter().map(|(k, n)| (k.as_str(), n.get() as f64)))
+            }),
+            each(&VCPU_CPU, |spec, vm| {
+                let sample =
+                    |(vcpu, nanos): (u32, u64)| spec.sample(&[vm.id(), &vcpu.to_string()], seconds(nanos));
+                vm.vcpu_cpu_nanos().into_iter().map(sample).collect()
+            }),
+            each(&SERIAL_SENT, |spec, vm| vec![spec.sample(&[vm.id()], vm.serial_sent_bytes.get() as f64)]),
+            each(&SERIAL_RECEIVED, |spec, vm| {
+                vec![spec.sample(&[vm.id()], vm.serial_received_bytes.get() as f64)]
+            }),
+            each(&SERIAL_DROPPED, |spec, vm| {
+                vec![spec.sample(&[vm.id()], vm.serial_dropped_bytes.get() as f64)]
+            }),
+            each(&VM_BUSY, |spec, vm| vec![spec.sample(&[vm.id()], seconds(vm.shard_busy_nanos.get()))]),
+        ]
+    }
+}
+
+impl Collector for Families {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = self.runtime();
+        families.extend(Self::shards(&self.state.live_shards()));
+        families.extend(Self::vms(&self.state.live_vms()));
+        families
+    }
+}
+
+impl Spec {
+    fn family(&self, metrics: Vec<Metric>) -> MetricFamily {
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(self.kind);
+        family.set_metric(metrics);
+        family
+    }
+
+    /// One sample; `values` are in the order of the family's labels.
+    fn sample(&self, values: &[&str], value: f64) -> Metric {
+        let mut metric = self.labelled(values);
+        match self.kind {
+            COUNTER => {
+                let mut counter = proto::Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            _ => {
+                let mut gauge = proto::Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+        }
+        metric
+    }
+
+    /// One sample for each value of the family's last label; `first` are the labels before it.
+    fn by_label<'a>(&self, first: &[&str], cells: impl Iterator<Item = (&'a str, f64)>) -> Vec<Metric> {
+        cells.map(|(key, value)| self.sample(&[first, &[key]].concat(), value)).collect()
+    }
+
+    fn histogram(&self, values: &[&str], snapshot: &HistogramSnapshot) -> Metric {
+        let bucket = |(bound, count): &(u64, u64)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(seconds(*bound));
+            bucket.set_cumulative_count(*count);
+            bucket
+        };
+        let mut histogram = proto::Histogram::default();
+        histogram.set_bucket(snapshot.buckets.iter().map(bucket).collect());
+        histogram.set_sample_count(snapshot.count);
+        histogram.set_sample_sum(seconds(snapshot.sum_nanos));
+        let mut metric = self.labelled(values);
+        metric.set_histogram(histogram);
+        metric
+    }
+
+    fn labelled(&self, values: &[&str]) -> Metric {
+        debug_assert_eq!(self.labels.len(), values.len(), "{}", self.name);
+        let pair = |(name, value): (&&str, &&str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        };
+        Metric::from_label(self.labels.iter().zip(values).map(pair).collect())
+    }
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / NANOS_PER_SECOND
+}

@@ -1,0 +1,244 @@
+//! The handles that the rest of Ringlet counts on: one for the process, one a shard, one a VM.
+//!
+//! Owns: the numbers, and the identity (label values) of VMs and shards. Never: knows what a VM is, formats
+//! anything, or takes a lock on a hot path; the only lock guards the vCPU clocks, which are set when a vCPU
+//! thread starts or ends and read by a scrape.
+
+use std::fmt;
+use std::sync::{Mutex, Weak};
+
+use crate::counter::{BOOT_BOUNDS, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, Histograms};
+use crate::escape::label_value;
+use crate::labels::{BootPhase, ExitKind, GuestErrorKind, OutcomeKind, VmState};
+use crate::registry::{State, lock};
+
+/// Longest label value that is exposed, in bytes, escapes included. What is longer is cut and closed with a
+/// hash.
+pub const MAX_LABEL_BYTES: usize = 128;
+
+/// Who a VM is: the labels of `ringlet_vm_info`. `id` is also the label `vm` of every per-VM family.
+///
+/// Values are escaped (control characters) and bounded to [`MAX_LABEL_BYTES`] when the VM is registered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmInfo {
+    /// Identifier, unique among live VMs. If it is not, the VM registered last is the one exposed.
+    pub id: String,
+    /// Name chosen by the user, or the id.
+    pub name: String,
+    /// Name of the image that it boots.
+    pub image: String,
+    /// Whom it belongs to; empty if nobody in particular.
+    pub tenant: String,
+}
+
+/// [`VmInfo`] as exposed, in the order id, name, image, tenant.
+#[derive(Debug)]
+pub(crate) struct VmLabels {
+    pub(crate) id: Box<str>,
+    pub(crate) name: Box<str>,
+    pub(crate) image: Box<str>,
+    pub(crate) tenant: Box<str>,
+}
+
+impl From<&VmInfo> for VmLabels {
+    fn from(info: &VmInfo) -> Self {
+        let value = |text: &str| label_value(text, MAX_LABEL_BYTES);
+        Self {
+            id: value(&info.id),
+            name: value(&info.name),
+            image: value(&info.image),
+            tenant: value(&info.tenant),
+        }
+    }
+}
+
+/// Numbers of one VM. Its series are exposed as long as this handle is alive, and gone at the next scrape
+/// after the last `Arc` of it is dropped. Everything but the vCPU clocks is lock-free.
+#[derive(Debug)]
+pub struct VmMetrics {
+    /// Returns from `KVM_RUN`, by kind.
+    pub exits: Counters<ExitKind>,
+    /// What the guest did wrong, by kind.
+    pub guest_errors: Counters<GuestErrorKind>,
+    /// Bytes that the guest wrote to its serial port and that were handed on.
+    pub serial_sent_bytes: Counter,
+    /// Bytes that the guest read from its serial port.
+    pub serial_received_bytes: Counter,
+    /// Serial bytes lost in either direction because the reader was too slow.
+    pub serial_dropped_bytes: Counter,
+    /// Event-loop time spent for this VM, in nanoseconds.
+    pub shard_busy_nanos: Counter,
+    pub(crate) labels: VmLabels,
+    clocks: Mutex<Vec<VcpuClock>>,
+    _registration: Registration,
+}
+
+/// Takes the VM off the registry's list when it goes.
+struct Registration {
+    state: Weak<State>,
+    number: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(state) = self.state.upgrade() {
+            state.forget_vm(self.number);
+        }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.number)
+    }
+}
+
+impl VmMetrics {
+    pub(crate) fn new(info: &VmInfo, state: Weak<State>, number: u64) -> Self {
+        Self {
+            exits: Counters::new(),
+            guest_errors: Counters::new(),
+            serial_sent_bytes: Counter::new(),
+            serial_received_bytes: Counter::new(),
+            serial_dropped_bytes: Counter::new(),
+            shard_busy_nanos: Counter::new(),
+            labels: info.into(),
+            clocks: Mutex::default(),
+            _registration: Registration { state, number },
+        }
+    }
+
+    /// The VM's identifier as it appears in the label `vm`.
+    pub fn id(&self) -> &str {
+        &self.labels.id
+    }
+
+    /// Says where vCPU `vcpu`'s CPU time is read: `source` returns the nanoseconds that its thread has run
+    /// (`CLOCK_THREAD_CPUTIME_ID`). It is called by a scrape, on the scraping thread, under this VM's clock lock:
+    /// it must not block, and must not call back into this handle.
+    ///
+    /// A second clock for the same vCPU goes on from the time that the first one showed, so the exposed
+    /// counter never falls when a vCPU gets a new thread.
+    pub fn set_vcpu_clock(&self, vcpu: u32, source: Box<dyn Fn() -> u64 + Send + Sync>) {
+        let mut clocks = lock(&self.clocks);
+        match clocks.iter_mut().find(|clock| clock.vcpu == vcpu) {
+            Some(clock) => {
+                clock.read();
+                clock.base = clock.shown;
+                clock.source = Some(source);
+            }
+            None => {
+                clocks.reserve_exact(1);
+                clocks.push(VcpuClock { vcpu, source: Some(source), base: 0, shown: 0 });
+            }
+        }
+    }
+
+    /// Ends vCPU `vcpu`'s clock at `final_nanos` (as its source would have said): called before the thread
+    /// goes, because its clock goes with it. Without a clock set before, `final_nanos` is what is shown.
+    pub fn freeze_vcpu_clock(&self, vcpu: u32, final_nanos: u64) {
+        let mut clocks = lock(&self.clocks);
+        match clocks.iter_mut().find(|clock| clock.vcpu == vcpu) {
+            Some(clock) => {
+                // A clock that is frozen already has its source's time in `shown`.
+                if clock.source.take().is_some() {
+                    clock.advance(final_nanos);
+                }
+            }
+            None => clocks.push(VcpuClock { vcpu, source: None, base: 0, shown: final_nanos }),
+        }
+    }
+
+    /// CPU time of every vCPU that has or had a clock: `(vcpu, nanoseconds)`, ascending by vCPU.
+    pub fn vcpu_cpu_nanos(&self) -> Vec<(u32, u64)> {
+        let mut clocks = lock(&self.clocks);
+        let mut times: Vec<_> = clocks.iter_mut().map(|clock| (clock.vcpu, clock.read())).collect();
+        times.sort_unstable();
+        times
+    }
+}
+
+/// CPU time of one vCPU over the threads that it had.
+struct VcpuClock {
+    vcpu: u32,
+    /// Nanoseconds of the present thread; `None` once it has ended.
+    source: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
+    /// Nanoseconds of the threads before.
+    base: u64,
+    /// The most ever shown: a source that falls back (or fails with 0) cannot make the counter fall.
+    shown: u64,
+}
+
+impl VcpuClock {
+    fn read(&mut self) -> u64 {
+        if let Some(now) = self.source.as_ref().map(|source| source()) {
+            self.advance(now);
+        }
+        self.shown
+    }
+
+    fn advance(&mut self, thread_nanos: u64) {
+        self.shown = self.shown.max(self.base.saturating_add(thread_nanos));
+    }
+}
+
+impl fmt::Debug for VcpuClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.source.is_some() { "live" } else { "frozen" };
+        write!(f, "vcpu {} {state} at {} ns", self.vcpu, self.shown)
+    }
+}
+
+/// Numbers of one event loop. Exposed as long as the handle is alive.
+#[derive(Debug)]
+pub struct ShardMetrics {
+    /// Time that the loop did work rather than wait, in nanoseconds.
+    pub busy_nanos: Counter,
+    /// From "could run" to "runs", for commands and tasks of this loop.
+    pub queue_delay: Histogram,
+    index: u32,
+    engine: &'static str,
+}
+
+impl ShardMetrics {
+    pub(crate) fn new(index: u32, engine: &'static str) -> Self {
+        Self { busy_nanos: Counter::new(), queue_delay: Histogram::new(&DELAY_BOUNDS), index, engine }
+    }
+
+    /// Index of the shard: its label `shard`.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The I/O engine that it runs on: label `engine` of `ringlet_io_engine_info`.
+    pub fn engine(&self) -> &'static str {
+        self.engine
+    }
+}
+
+/// Numbers of the whole process.
+#[derive(Debug)]
+pub struct RuntimeMetrics {
+    /// Live VMs by state.
+    pub vms: Gauges<VmState>,
+    /// VMs created.
+    pub created: Counter,
+    /// VMs ended, by outcome.
+    pub ended: Counters<OutcomeKind>,
+    /// Time of each phase of a VM's start.
+    pub boot_phase: Histograms<BootPhase>,
+    /// VMs whose descriptors the reaper still holds.
+    pub reaper_backlog: Gauge,
+}
+
+impl RuntimeMetrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            vms: Gauges::new(),
+            created: Counter::new(),
+            ended: Counters::new(),
+            boot_phase: Histograms::new(&BOOT_BOUNDS),
+            reaper_backlog: Gauge::new(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The closed label sets of the metric families.
+//!
+//! Owns: the [`Label`] trait and one fieldless enum for every label whose values are known when the program
+//! is built. Because the set is closed, a family over it is an array: counting is one index and one atomic
+//! add, every value is exposed from the start (as 0), and a guest cannot invent a series.
+//! Never: holds a number, or a value that came from outside the program.
+
+/// A closed set of label values that indexes a [`PerLabel`](crate::PerLabel).
+///
+/// Implemented by the enums of this module; [`GuestErrorKind`] is the example to follow for a new set.
+pub trait Label: Copy + Send + Sync + 'static {
+    /// One cell for each value: `[T; Self::ALL.len()]`, which generic code cannot spell itself.
+    type Cells<T: Send + Sync>: AsRef<[T]> + Send + Sync;
+
+    /// Every value, in the order of [`Label::index`].
+    const ALL: &'static [Self];
+
+    /// Makes the cells; `make` is called once for each value, in order.
+    fn cells<T: Send + Sync>(make: impl FnMut(usize) -> T) -> Self::Cells<T>;
+
+    /// Position of this value in [`Label::ALL`], `0..ALL.len()`.
+    fn index(self) -> usize;
+
+    /// The value as Prometheus sees it: `snake_case` ASCII.
+    fn as_str(self) -> &'static str;
+}
+
+macro_rules! label_set {
+    ($(#[$meta:meta])* $name:ident { $($(#[$value_meta:meta])* $value:ident => $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$value_meta])* $value,)+ }
+
+        impl $name {
+            /// Every value of the set, in declaration order.
+            pub const ALL: &'static [Self] = &[$(Self::$value,)+];
+
+            /// The label value as Prometheus sees it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$value => $text,)+ }
+            }
+        }
+
+        impl Label for $name {
+            type Cells<T: Send + Sync> = [T; Self::ALL.len()];
+            const ALL: &'static [Self] = Self::ALL;
+
+            fn cells<T: Send + Sync>(make: impl FnMut(usize) -> T) -> Self::Cells<T> {
+                std::array::from_fn(make)
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn as_str(self) -> &'static str {
+                Self::as_str(self)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+label_set! {
+    /// Why `KVM_RUN` returned: label `kind` of `ringlet_vcpu_exits_total`
+    /// (Linux `Documentation/virt/kvm/api.rst`, section 5, `exit_reason`).
+    #[non_exhaustive]
+    ExitKind {
+        /// `KVM_EXIT_IO`, direction in.
+        PioRead => "pio_read",
+        /// `KVM_EXIT_IO`, direction out.
+        PioWrite => "pio_write",
+        /// `KVM_EXIT_MMIO`, `is_write` = 0.
+        MmioRead => "mmio_read",
+        /// `KVM_EXIT_MMIO`, `is_write` = 1.
+        MmioWrite => "mmio_write",
+        /// `KVM_EXIT_IOAPIC_EOI`: the split irqchip reports the end of a level interrupt.
+        IoapicEoi => "ioapic_eoi",
+        /// `KVM_EXIT_INTR` or `EINTR`: the vCPU was kicked.
+        Interrupted => "interrupted",
+        /// `KVM_EXIT_HYPERCALL`.
+        Hypercall => "hypercall",
+        /// `KVM_EXIT_SHUTDOWN`: a triple fault.
+        Shutdown => "shutdown",
+        /// `KVM_EXIT_INTERNAL_ERROR`: KVM could not go on (emulation, delivery).
+        InternalError => "internal_error",
+        /// `KVM_EXIT_FAIL_ENTRY`: the hardware refused the vCPU state.
+        FailEntry => "fail_entry",
+        /// `KVM_EXIT_SYSTEM_EVENT`.
+        SystemEvent => "system_event",
+        /// Every reason that is not listed.
+        Other => "other",
+    }
+}
+
+label_set! {
+    /// What a guest did wrong: label `kind` of `ringlet_guest_errors_total`.
+    #[non_exhaustive]
+    GuestErrorKind {
+        /// A port that no device claims.
+        UnknownPort => "unknown_port",
+        /// A guest-physical address that is neither RAM nor a device.
+        UnknownMmio => "unknown_mmio",
+        /// An access width that the register does not have.
+        BadWidth => "bad_width",
+        /// An access that is not aligned as the register requires.
+        BadAlignment => "bad_alignment",
+        /// An offset inside a device at which there is no register.
+        BadRegister => "bad_register",
+        /// A value that the register does not accept.
+        BadValue => "bad_value",
+        /// A write to a register that can only be read.
+        ReadOnly => "read_only",
+        /// A read of a register that can only be written.
+        WriteOnly => "write_only",
+        /// A redirection entry with delivery mode SMI, INIT, ExtINT or a reserved one.
+        IoapicDeliveryMode => "ioapic_delivery_mode",
+        /// Interrupt routes rewritten faster than the meter allows.
+        IoapicRate => "ioapic_rate",
+        /// Serial bytes lost because one side did not read in time.
+        SerialOverrun => "serial_overrun",
+        /// A kick of a queue that is not started, or a doorbell that does not exist.
+        StrayDoorbell => "stray_doorbell",
+        /// A model-specific register that the VM does not have.
+        UnknownMsr => "unknown_msr",
+    }
+}
+
+label_set! {
+    /// Lifecycle state of a live VM: label `state` of `ringlet_vms`.
+    VmState {
+        /// Assembled, not started.
+        Created => "created",
+        /// Its vCPUs may run.
+        Running => "running",
+        /// Its vCPUs are held.
+        Paused => "paused",
+        /// Ending: outcome decided, resources not yet given back.
+        Stopping => "stopping",
+    }
+}
+
+label_set! {
+    /// How a VM ended: label `outcome` of `ringlet_vms_ended_total`.
+    OutcomeKind {
+        /// The guest wrote its exit code.
+        Exited => "exited",
+        /// The guest asked for a reset.
+        Reset => "reset",
+        /// The host stopped it.
+        Stopped => "stopped",
+        /// It ran out of its time.
+        TimedOut => "timed_out",
+        /// The guest broke (triple fault, internal error, failed entry).
+        Crashed => "crashed",
+        /// Ringlet or the host failed.
+        Failed => "failed",
+    }
+}
+
+label_set! {
+    /// A stretch of a VM's start: label `phase` of `ringlet_boot_phase_seconds`.
+    BootPhase {
+        /// Image, command line and tables copied into guest RAM.
+        Load => "load",
+        /// KVM objects made, up to "could run".
+        Create => "create",
+        /// From start to the first exit of the boot vCPU.
+        FirstExit => "first_exit",
+        /// From start to the guest's ready signal.
+        Ready => "ready",
+    }
+}
+
+#[cfg(test)]
+#[path = "labels_test.rs"]
+mod tests;
