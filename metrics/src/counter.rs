@@ -342,3 +342,7 @@ impl<K: Label + std::fmt::Debug, T: Send + Sync + std::fmt::Debug> std::fmt::Deb
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+#[path = "counter_test.rs"]
+mod tests;

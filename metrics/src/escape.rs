@@ -95,3 +95,7 @@ impl Write for BoundedText {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "escape_test.rs"]
+mod tests;

@@ -242,3 +242,7 @@ impl RuntimeMetrics {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "families_test.rs"]
+mod tests;

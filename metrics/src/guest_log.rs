@@ -113,3 +113,7 @@ macro_rules! guest_error {
         $crate::GuestLog::report(&$log, &SITE, $kind, ::std::format_args!($($message)+));
     }};
 }
+
+#[cfg(test)]
+#[path = "guest_log_test.rs"]
+mod tests;

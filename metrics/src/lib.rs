@@ -26,7 +26,9 @@
 
 mod collector;
 mod counter;
+mod endpoint;
 mod escape;
+pub mod exposition;
 mod families;
 mod guest_log;
 mod labels;
@@ -37,6 +39,7 @@ pub use counter::{
     BOOT_BOUNDS, Bounds, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, HistogramSnapshot,
     Histograms, PerLabel,
 };
+pub use endpoint::{BindError, Endpoint, EndpointError, Listener};
 pub use escape::Escaped;
 pub use families::{MAX_LABEL_BYTES, RuntimeMetrics, ShardMetrics, VmInfo, VmMetrics};
 pub use guest_log::{GuestLog, MAX_MESSAGE_BYTES, Site, TARGET as GUEST_LOG_TARGET};

@@ -122,9 +122,7 @@ impl State {
     pub(crate) fn live_vms(&self) -> Vec<Arc<VmMetrics>> {
         let mut vms = live(lock(&self.lists).vms.values());
         let mut seen = HashSet::with_capacity(vms.len());
-        let repeated: Vec<bool> = vms.iter().map(|vm| !seen.insert(vm.id().to_owned())).collect();
-        let mut repeated = repeated.into_iter();
-        vms.retain(|_| !repeated.next().unwrap_or_default());
+        vms.retain(|vm| seen.insert(vm.id().to_owned()));
         vms
     }
 
@@ -152,3 +150,7 @@ fn live<'a, T: 'a>(list: impl DoubleEndedIterator<Item = &'a Weak<T>>) -> Vec<Ar
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[path = "registry_test.rs"]
+mod tests;

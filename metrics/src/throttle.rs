@@ -123,3 +123,7 @@ impl fmt::Debug for ThrottledTargets {
 fn covers(capped: &str, target: &str) -> bool {
     target.strip_prefix(capped).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
+
+#[cfg(test)]
+#[path = "throttle_test.rs"]
+mod tests;
