@@ -4,4 +4,32 @@
 
 pub mod ram;
 
+mod budget;
+mod clock;
+pub mod doorbell;
+mod engine;
+mod epoll;
+mod executor;
+mod file;
+mod irq;
+mod owner;
+mod ring;
+mod shard;
+mod task;
+#[cfg(test)]
+mod testing;
+mod timer;
+
+pub use budget::{Budget, REQUESTS_PER_TURN};
+pub use clock::MonoTime;
+pub use doorbell::{Doorbell, DoorbellListener, DoorbellSender};
+pub use engine::{
+    Engine, EngineChoice, EngineError, EngineKind, UnknownEngine, UringUnavailable, probe_uring, select,
+};
+pub use file::{BufResult, FILE_THREADS, Ring, RingFile, STREAM_THREADS};
+pub use irq::InterruptLine;
+pub use owner::Owner;
 pub use ram::{Backing, GuestMemory, GuestRam, PAGE_SIZE, RamError, RamRegion};
+pub use shard::{Service, Shard, ShardConfig, ShardContext, ShardError, ShardSender};
+pub use task::{JoinError, JoinResult, Task};
+pub use timer::{Sleep, Timer};

@@ -1,0 +1,86 @@
+//! Requests per turn: an owner may spend [`REQUESTS_PER_TURN`] in one turn of the loop, shared fairly by
+//! its tasks; what is above that waits for the next turn.
+//!
+//! Owns a task's part of its owner's share. Never counts bytes or time: that is the limiter's.
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::executor::Executor;
+use crate::owner::{Owner, Share};
+
+/// Requests that one owner (a VM, not a queue) may start in one turn.
+pub const REQUESTS_PER_TURN: u32 = 64;
+
+/// One task's claim on its owner's share of each turn. Make one per task (per device queue).
+pub struct Budget {
+    owner: Owner,
+    executor: Rc<Executor>,
+    turn: Cell<u64>,
+    spent: Cell<u32>,
+    waited: Cell<bool>,
+}
+
+impl Budget {
+    pub(crate) fn new(owner: Owner, executor: Rc<Executor>) -> Self {
+        Self { owner, executor, turn: Cell::new(0), spent: Cell::new(0), waited: Cell::new(false) }
+    }
+
+    /// Spends one request: at once while something is left in this turn, else in a later turn, after every
+    /// other ready task and the I/O driver had theirs. Cancel-safe: dropped while waiting, nothing is spent.
+    pub async fn spend(&self) {
+        poll_fn(|cx| {
+            if self.try_spend() {
+                return Poll::Ready(());
+            }
+            // A task that is woken during a turn is polled in the next one, after a real park.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Spends one request if something is left for this task in this turn.
+    pub fn try_spend(&self) -> bool {
+        let turn = self.executor.turn();
+        if self.turn.replace(turn) != turn {
+            self.spent.set(0);
+            self.waited.set(false);
+        }
+        let mut share = self.owner.share().borrow_mut();
+        share.begin(turn);
+        if share.left == 0 || self.spent.get() >= share.per_task {
+            share.waiting += u32::from(!self.waited.replace(true));
+            return false;
+        }
+        share.left -= 1;
+        self.spent.set(self.spent.get() + 1);
+        true
+    }
+}
+
+impl Share {
+    /// Renews the share in a new turn. Tasks that went without in the turn before divide it equally, so
+    /// that none of them can live at the cost of another of the same owner.
+    fn begin(&mut self, turn: u64) {
+        if self.turn == turn {
+            return;
+        }
+        let claims = if turn == self.turn.wrapping_add(1) { self.waiting.max(1) } else { 1 };
+        *self =
+            Self { turn, left: REQUESTS_PER_TURN, per_task: (REQUESTS_PER_TURN / claims).max(1), waiting: 0 };
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget").field("turn", &self.turn).field("spent", &self.spent).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "budget_test.rs"]
+mod tests;

@@ -1,0 +1,318 @@
+//! The shard's scheduler: turns, and who pays for them.
+//!
+//! A *turn* polls every task that was ready when it began, each once. Tasks woken meanwhile belong to the
+//! next turn. Between two turns the thread really parks, because only a park submits what was pushed to
+//! the ring (tokio's `yield_now` and self-wakes skip the hook that does): if work is left, the loop first
+//! writes to its own eventfd, so the park returns at once, but the kernel had its chance.
+//!
+//! Owns the tasks and the clock readings between their polls. Never blocks, never runs two turns without
+//! giving the I/O driver a turn of its own.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use ringlet_metrics::ShardMetrics;
+use rustix::event::{EventfdFlags, eventfd};
+use slab::Slab;
+
+use crate::clock::MonoTime;
+use crate::doorbell::Watch;
+use crate::owner::Owner;
+use crate::task::{Task, joinable};
+use crate::timer::Timer;
+
+/// A task's future with the result type erased (the result goes to its [`Task`] handle).
+pub(crate) type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Tasks that want to be polled; the only part of the scheduler that other threads touch.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    queue: Mutex<Queue>,
+    wake_up: Arc<OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    keys: Vec<usize>,
+    /// The loop is (about to be) parked and will not look at `keys` unless it is woken.
+    parked: bool,
+}
+
+thread_local! {
+    /// The loop that runs on this thread and the waker of its root future.
+    static ROOT: RefCell<Option<(usize, Waker)>> = const { RefCell::new(None) };
+}
+
+impl Ready {
+    fn new() -> io::Result<Arc<Self>> {
+        let wake_up = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(Arc::new(Self { queue: Mutex::default(), wake_up }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(self: &Arc<Self>, key: usize) {
+        let parked = {
+            let mut queue = self.lock();
+            queue.keys.push(key);
+            mem::take(&mut queue.parked)
+        };
+        if parked {
+            self.wake_loop();
+        }
+    }
+
+    /// Wakes the parked loop: cheaply from its own thread (a driver event), else through the eventfd.
+    fn wake_loop(self: &Arc<Self>) {
+        let me = Arc::as_ptr(self).addr();
+        let here = ROOT.try_with(|root| match root.try_borrow().as_deref() {
+            Ok(Some((loop_of_thread, waker))) if *loop_of_thread == me => {
+                waker.wake_by_ref();
+                true
+            }
+            _ => false,
+        });
+        if here != Ok(true) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        // The counter is never drained (the watch is edge-triggered): it would overflow after 2^64 writes.
+        let _ = rustix::io::write(self.wake_up.as_fd(), &1u64.to_ne_bytes());
+    }
+
+    /// Takes the keys of the turn that begins. `batch` must be empty; its capacity is used again.
+    fn begin(&self, batch: &mut Vec<usize>) {
+        let mut queue = self.lock();
+        queue.parked = false;
+        mem::swap(&mut queue.keys, batch);
+    }
+
+    /// Ends a turn; true if there is work for another one.
+    fn end(&self) -> bool {
+        let mut queue = self.lock();
+        queue.parked = queue.keys.is_empty();
+        !queue.parked
+    }
+}
+
+/// The waker of one task.
+#[derive(Debug)]
+pub(crate) struct TaskWake {
+    key: usize,
+    queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWake {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ready.push(self.key);
+        }
+    }
+}
+
+struct Slot {
+    wake: Arc<TaskWake>,
+    aborted: bool,
+    /// `None` while the task is being polled.
+    body: Option<Body>,
+}
+
+struct Body {
+    future: LocalFuture,
+    waker: Waker,
+    owner: Owner,
+}
+
+/// The tasks of one shard.
+pub(crate) struct Executor {
+    tasks: RefCell<Slab<Slot>>,
+    batch: RefCell<Vec<usize>>,
+    ready: Arc<Ready>,
+    turn: Cell<u64>,
+    closed: Cell<bool>,
+    metrics: Arc<ShardMetrics>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tasks = self.tasks.try_borrow().map_or(0, |tasks| tasks.len());
+        f.debug_struct("Executor").field("tasks", &tasks).field("turn", &self.turn).finish_non_exhaustive()
+    }
+}
+
+impl Executor {
+    pub(crate) fn new(metrics: Arc<ShardMetrics>) -> io::Result<Self> {
+        Ok(Self {
+            tasks: RefCell::default(),
+            batch: RefCell::default(),
+            ready: Ready::new()?,
+            turn: Cell::new(0),
+            closed: Cell::new(false),
+            metrics,
+        })
+    }
+
+    /// The number of the current turn, counted from 1.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.get()
+    }
+
+    /// Number of tasks that have not ended.
+    pub(crate) fn len(&self) -> usize {
+        self.tasks.borrow().len()
+    }
+
+    /// Adds a task, to be polled from the next turn on. After [`Executor::close`] it is dropped instead.
+    pub(crate) fn spawn<T: 'static>(
+        &self,
+        owner: &Owner,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T> {
+        let (join, body) = joinable(future);
+        if self.closed.get() {
+            return Task::new(join, None);
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let wake = Arc::new(TaskWake {
+            key: entry.key(),
+            queued: AtomicBool::new(false),
+            ready: Arc::clone(&self.ready),
+        });
+        let body = Body { future: body, waker: Waker::from(Arc::clone(&wake)), owner: owner.clone() };
+        entry.insert(Slot { wake: Arc::clone(&wake), aborted: false, body: Some(body) });
+        drop(tasks);
+        wake.wake_by_ref();
+        Task::new(join, Some(wake))
+    }
+
+    /// Drops a task's future: at once, or after the poll that is under way.
+    pub(crate) fn abort(&self, wake: &Arc<TaskWake>) {
+        let body = {
+            let mut tasks = self.tasks.borrow_mut();
+            match tasks.get_mut(wake.key) {
+                Some(slot) if Arc::ptr_eq(&slot.wake, wake) => {
+                    slot.aborted = true;
+                    let body = slot.body.take();
+                    if body.is_some() {
+                        tasks.remove(wake.key);
+                    }
+                    body
+                }
+                _ => None,
+            }
+        };
+        // Outside the borrow: what a future drops may spawn, wake or abort.
+        drop(body);
+    }
+
+    /// Drops all tasks and refuses new ones.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        let tasks = mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+    }
+
+    /// Runs turns until `main` has ended.
+    pub(crate) async fn run<T>(
+        &self,
+        main: Task<T>,
+        timer: &Timer,
+    ) -> io::Result<crate::task::JoinResult<T>> {
+        let watch = Watch::readable(Arc::clone(&self.ready.wake_up))?;
+        let _root = RootGuard;
+        std::future::poll_fn(|cx| {
+            set_root(&self.ready, cx.waker());
+            watch.poll_clear(cx)?;
+            timer.poll_clear(cx)?;
+            self.run_turn(timer);
+            if let Some(result) = main.take() {
+                return Poll::Ready(Ok(result));
+            }
+            timer.arm()?;
+            if self.ready.end() {
+                self.ready.ring();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn run_turn(&self, timer: &Timer) {
+        self.turn.set(self.turn.get().wrapping_add(1));
+        let start = MonoTime::now();
+        timer.fire(start);
+        let mut batch = mem::take(&mut *self.batch.borrow_mut());
+        self.ready.begin(&mut batch);
+        let mut before = start;
+        for key in batch.drain(..) {
+            let Some(owner) = self.poll_task(key) else { continue };
+            let after = MonoTime::now();
+            owner.charge(after.nanos_since(before));
+            before = after;
+        }
+        self.metrics.busy_nanos.add(before.nanos_since(start));
+        *self.batch.borrow_mut() = batch;
+    }
+
+    /// Polls one task and says who pays; `None` if it is gone.
+    fn poll_task(&self, key: usize) -> Option<Owner> {
+        let mut body = {
+            let mut tasks = self.tasks.borrow_mut();
+            let slot = tasks.get_mut(key)?;
+            let body = slot.body.take()?;
+            slot.wake.queued.store(false, Ordering::Release);
+            body
+        };
+        let done = body.future.as_mut().poll(&mut Context::from_waker(&body.waker)).is_ready();
+        let owner = body.owner.clone();
+        let finished = {
+            let mut tasks = self.tasks.borrow_mut();
+            match tasks.get_mut(key) {
+                Some(slot) if !done && !slot.aborted => {
+                    slot.body = Some(body);
+                    None
+                }
+                Some(_) => {
+                    tasks.remove(key);
+                    Some(body)
+                }
+                None => Some(body),
+            }
+        };
+        drop(finished);
+        Some(owner)
+    }
+}
+
+fn set_root(ready: &Arc<Ready>, waker: &Waker) {
+    ROOT.with_borrow_mut(|root| match root {
+        Some((_, old)) if old.will_wake(waker) => {}
+        _ => *root = Some((Arc::as_ptr(ready).addr(), waker.clone())),
+    });
+}
+
+/// Forgets the root waker when the loop ends, however it ends.
+struct RootGuard;
+
+impl Drop for RootGuard {
+    fn drop(&mut self) {
+        let _ = ROOT.try_with(|root| root.take());
+    }
+}

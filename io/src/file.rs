@@ -1,0 +1,417 @@
+//! The ring: reads and writes of files and streams, the same on both engines.
+//!
+//! Buffers are handed over and come back with the result, so that a dropped future leaves the kernel
+//! a buffer that still exists. Owns the bound on operations under way. Never changes the flags of a
+//! descriptor that it is given: stdin and stdout are shared with other processes, which would be surprised
+//! by `O_NONBLOCK`.
+//!
+//! # What waits where
+//! | descriptor | uring | epoll |
+//! |---|---|---|
+//! | regular file, block device, `/dev/null` | ring operation | pool of [`FILE_THREADS`] threads |
+//! | pipe, socket, eventfd | readiness, then a read or write that cannot wait (`RWF_NOWAIT`) | the same |
+//! | terminal, named FIFO (no `RWF_NOWAIT`) | readiness, then a ring operation | readiness, then a pool of [`STREAM_THREADS`] |
+//!
+//! In the first two rows a dropped read has taken nothing from a stream. In the last one, a read that is
+//! dropped after readiness may still take input; and if another process takes the input in between,
+//! the operation waits for more: in a ring it is cancelled when the shard stops, while on epoll its thread
+//! stays behind (logged), holding its own buffer and descriptor.
+
+use std::cell::{Cell, OnceCell};
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
+use tokio::io::Interest;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::doorbell::Watch;
+use crate::engine::EngineKind;
+use crate::epoll::Pool;
+use crate::ring::InFlight;
+
+/// Threads of a shard that do file I/O in the epoll engine.
+pub const FILE_THREADS: usize = 4;
+/// Threads of a shard that read and write terminals and FIFOs in the epoll engine.
+pub const STREAM_THREADS: usize = 2;
+/// Operations on streams that a ring holds at most, besides those on files.
+const STREAM_OPERATIONS: u32 = 16;
+/// Smallest and largest submission queue.
+const ENTRIES: std::ops::RangeInclusive<u32> = 32..=4096;
+
+/// The offset that means "at the stream's own position".
+pub(crate) const CURRENT_POSITION: u64 = u64::MAX;
+
+/// What an operation gives back: how many bytes, or why not, and the buffer.
+pub type BufResult = (io::Result<usize>, Vec<u8>);
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Read(u64),
+    Write(u64),
+    SyncAll,
+    SyncData,
+}
+
+/// One operation and all that it needs until it has completed.
+pub(crate) struct Request {
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) buf: Vec<u8>,
+    /// Where in `buf` to start.
+    pub(crate) start: usize,
+    pub(crate) kind: Kind,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// How many operations a ring of `entries` entries may have under way, on files and on streams.
+pub(crate) fn ring_entries(entries: u32) -> u32 {
+    entries.clamp(*ENTRIES.start(), *ENTRIES.end())
+}
+
+/// A descriptor to do I/O on. Clones are the same descriptor; `!Send` (send an [`OwnedFd`] instead).
+#[derive(Clone)]
+pub struct RingFile(Rc<FileInner>);
+
+struct FileInner {
+    fd: Arc<OwnedFd>,
+    /// `None`: cannot be polled. Set by the first stream operation.
+    watch: OnceCell<Option<Watch>>,
+    /// `RWF_NOWAIT` is known not to work.
+    must_wait: Cell<bool>,
+}
+
+impl RingFile {
+    /// Takes over a descriptor. For stdin and its like, give a duplicate.
+    pub fn new(fd: impl Into<OwnedFd>) -> Self {
+        let fd = Arc::new(fd.into());
+        Self(Rc::new(FileInner { fd, watch: OnceCell::new(), must_wait: Cell::new(false) }))
+    }
+
+    /// The registration for readiness; `None` for what is always ready (regular files).
+    fn watch(&self) -> io::Result<Option<&Watch>> {
+        if self.0.watch.get().is_none() {
+            let watch = match Watch::both(Arc::clone(&self.0.fd)) {
+                Ok(watch) => Some(watch),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => None,
+                Err(error) => return Err(error),
+            };
+            let _ = self.0.watch.set(watch);
+        }
+        Ok(self.0.watch.get().and_then(Option::as_ref))
+    }
+
+    /// True if the descriptor is ready at this moment (or has hung up).
+    fn is_ready(&self, flags: PollFlags) -> bool {
+        let mut fds = [PollFd::new(&self.0.fd, flags)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Runs a call that must not wait.
+    fn attempt(&self, flags: PollFlags, call: impl FnOnce() -> rustix::io::Result<usize>) -> Attempt {
+        if !self.0.must_wait.get() {
+            match call() {
+                Ok(count) => return Attempt::Done(Ok(count)),
+                Err(Errno::AGAIN | Errno::INTR) => return Attempt::NotReady,
+                Err(Errno::OPNOTSUPP) => self.0.must_wait.set(true),
+                Err(error) => return Attempt::Done(Err(error.into())),
+            }
+        }
+        if self.is_ready(flags) { Attempt::MayWait } else { Attempt::NotReady }
+    }
+}
+
+impl AsFd for RingFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.fd.as_fd()
+    }
+}
+
+impl fmt::Debug for RingFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RingFile").field(&self.0.fd).finish()
+    }
+}
+
+enum Attempt {
+    Done(io::Result<usize>),
+    NotReady,
+    /// Ready, but only a call that may wait can tell.
+    MayWait,
+}
+
+/// I/O of one shard. Clones are the same ring; `!Send`.
+#[derive(Clone)]
+pub struct Ring(Rc<RingInner>);
+
+struct RingInner {
+    backend: Backend,
+    files: Arc<Semaphore>,
+    file_operations: u32,
+    streams: Arc<Semaphore>,
+}
+
+enum Backend {
+    Uring(Rc<InFlight>),
+    Epoll { files: Pool, streams: Pool },
+}
+
+impl Ring {
+    pub(crate) fn uring(in_flight: Rc<InFlight>, entries: u32) -> Self {
+        Self::new(Backend::Uring(in_flight), entries)
+    }
+
+    pub(crate) fn epoll(entries: u32) -> Self {
+        let files = Pool::new("ringlet-file", FILE_THREADS);
+        let streams = Pool::new("ringlet-stream", STREAM_THREADS);
+        Self::new(Backend::Epoll { files, streams }, entries)
+    }
+
+    fn new(backend: Backend, entries: u32) -> Self {
+        let file_operations = ring_entries(entries) - STREAM_OPERATIONS;
+        Self(Rc::new(RingInner {
+            backend,
+            files: semaphore(file_operations),
+            file_operations,
+            streams: semaphore(STREAM_OPERATIONS),
+        }))
+    }
+
+    /// The engine behind this ring.
+    pub fn engine(&self) -> EngineKind {
+        match self.0.backend {
+            Backend::Uring(_) => EngineKind::Uring,
+            Backend::Epoll { .. } => EngineKind::Epoll,
+        }
+    }
+
+    /// Operations on files that may be under way at once; further ones wait their turn.
+    pub fn capacity(&self) -> u32 {
+        self.0.file_operations
+    }
+
+    /// Reads up to `buf.len()` bytes at `offset`; fewer at the end of the file.
+    pub async fn read_at(&self, file: &RingFile, buf: Vec<u8>, offset: u64) -> BufResult {
+        self.on_file(file, buf, 0, Kind::Read(offset)).await
+    }
+
+    /// Writes up to `buf.len()` bytes at `offset`.
+    pub async fn write_at(&self, file: &RingFile, buf: Vec<u8>, offset: u64) -> BufResult {
+        self.on_file(file, buf, 0, Kind::Write(offset)).await
+    }
+
+    /// Writes all of `buf` at `offset`. Gives the number of bytes, which is less only with an error
+    /// (`WriteZero` if the kernel takes none).
+    pub async fn write_all_at(&self, file: &RingFile, mut buf: Vec<u8>, offset: u64) -> BufResult {
+        let mut done = 0;
+        while done < buf.len() {
+            let result;
+            let at = Kind::Write(offset.saturating_add(done as u64));
+            (result, buf) = self.on_file(file, buf, done, at).await;
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
+                Ok(count) => done += count,
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(done), buf)
+    }
+
+    /// Makes all that was written to `file` durable, with its metadata.
+    ///
+    /// # Errors
+    /// What `fsync(2)` says; after an error, nothing is known about earlier writes.
+    pub async fn fsync(&self, file: &RingFile) -> io::Result<()> {
+        self.on_file(file, Vec::new(), 0, Kind::SyncAll).await.0.map(drop)
+    }
+
+    /// Makes the data that was written to `file` durable (`fdatasync(2)`).
+    ///
+    /// # Errors
+    /// As [`Ring::fsync`].
+    pub async fn fdatasync(&self, file: &RingFile) -> io::Result<()> {
+        self.on_file(file, Vec::new(), 0, Kind::SyncData).await.0.map(drop)
+    }
+
+    /// Reads up to `buf.len()` bytes from a stream, as soon as there are some; 0 at its end.
+    /// Cancel-safe as the table above says.
+    pub async fn read(&self, file: &RingFile, mut buf: Vec<u8>) -> BufResult {
+        loop {
+            let attempt = |buf: &mut Vec<u8>| {
+                file.attempt(PollFlags::IN, || {
+                    preadv2(file, &mut [IoSliceMut::new(buf)], CURRENT_POSITION, ReadWriteFlags::NOWAIT)
+                })
+            };
+            match wait_and_try(file, Interest::READABLE, || attempt(&mut buf)).await {
+                Ok(Attempt::Done(result)) => return (result, buf),
+                Ok(Attempt::NotReady) => {}
+                Ok(Attempt::MayWait) => {
+                    let result;
+                    (result, buf) = self.on_stream(file, buf, 0, Kind::Read(CURRENT_POSITION)).await;
+                    match result {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        result => return (result, buf),
+                    }
+                }
+                Err(error) => return (Err(error), buf),
+            }
+        }
+    }
+
+    /// Writes some of `buf` to a stream, as soon as it takes some. Never raises SIGPIPE's default action
+    /// (Rust programs ignore the signal): a closed pipe is an error of kind `BrokenPipe`.
+    pub async fn write(&self, file: &RingFile, buf: Vec<u8>) -> BufResult {
+        self.write_from(file, buf, 0).await
+    }
+
+    /// Writes all of `buf` to a stream.
+    pub async fn write_all(&self, file: &RingFile, mut buf: Vec<u8>) -> BufResult {
+        let mut done = 0;
+        while done < buf.len() {
+            let result;
+            (result, buf) = self.write_from(file, buf, done).await;
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
+                Ok(count) => done += count,
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(done), buf)
+    }
+
+    async fn write_from(&self, file: &RingFile, mut buf: Vec<u8>, start: usize) -> BufResult {
+        // Mostly there is room: try before asking.
+        let mut attempt = if file.watch().is_ok_and(|watch| watch.is_some()) {
+            Ok(try_write(file, &buf, start))
+        } else {
+            Ok(Attempt::NotReady)
+        };
+        loop {
+            match attempt {
+                Ok(Attempt::Done(result)) => return (result, buf),
+                Ok(Attempt::NotReady) => {}
+                Ok(Attempt::MayWait) => {
+                    let result;
+                    (result, buf) = self.on_stream(file, buf, start, Kind::Write(CURRENT_POSITION)).await;
+                    match result {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        result => return (result, buf),
+                    }
+                }
+                Err(error) => return (Err(error), buf),
+            }
+            attempt = wait_and_try(file, Interest::WRITABLE, || try_write(file, &buf, start)).await;
+        }
+    }
+
+    /// Waits until a read would give something (data, end, or an error). Cancel-safe on everything; at once
+    /// on regular files. Another process may still take the input first.
+    ///
+    /// # Errors
+    /// The descriptor cannot be registered, or the loop is shutting down.
+    pub async fn readable(&self, file: &RingFile) -> io::Result<()> {
+        let Some(watch) = file.watch()? else { return Ok(()) };
+        loop {
+            let mut guard = watch.ready(Interest::READABLE).await?;
+            if file.is_ready(PollFlags::IN) {
+                return Ok(());
+            }
+            guard.clear_ready();
+        }
+    }
+
+    async fn on_file(&self, file: &RingFile, buf: Vec<u8>, start: usize, kind: Kind) -> BufResult {
+        self.operate(file, buf, start, kind, Sort::File).await
+    }
+
+    async fn on_stream(&self, file: &RingFile, buf: Vec<u8>, start: usize, kind: Kind) -> BufResult {
+        // What cannot be polled is a file that is used as a stream: its operations end by themselves.
+        let pollable = file.0.watch.get().is_some_and(Option::is_some);
+        let sort = if pollable { Sort::Stream } else { Sort::File };
+        self.operate(file, buf, start, kind, sort).await
+    }
+
+    async fn operate(
+        &self,
+        file: &RingFile,
+        buf: Vec<u8>,
+        start: usize,
+        kind: Kind,
+        sort: Sort,
+    ) -> BufResult {
+        let permits = match sort {
+            Sort::File => &self.0.files,
+            Sort::Stream => &self.0.streams,
+        };
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+            return (Err(io::ErrorKind::NotConnected.into()), buf);
+        };
+        let request = Request { fd: Arc::clone(&file.0.fd), buf, start, kind, permit };
+        match (&self.0.backend, sort) {
+            (Backend::Uring(in_flight), _) => in_flight.submit(request).await,
+            (Backend::Epoll { files, .. }, Sort::File) => files.submit(request).await,
+            (Backend::Epoll { streams, .. }, Sort::Stream) => streams.submit(request).await,
+        }
+    }
+
+    /// Waits until no operation on a file is under way (those on streams may never end).
+    pub(crate) async fn idle(&self) {
+        let _ = self.0.files.acquire_many(self.0.file_operations).await;
+    }
+
+    /// Ends the pools' threads.
+    pub(crate) fn stop(&self) {
+        if let Backend::Epoll { files, streams } = &self.0.backend {
+            files.stop(Duration::from_secs(60));
+            streams.stop(Duration::from_millis(100));
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Sort {
+    File,
+    Stream,
+}
+
+fn semaphore(permits: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(usize::try_from(permits).unwrap_or(usize::MAX)))
+}
+
+fn try_write(file: &RingFile, buf: &[u8], start: usize) -> Attempt {
+    let part = buf.get(start..).unwrap_or_default();
+    file.attempt(PollFlags::OUT, || {
+        pwritev2(file, &[IoSlice::new(part)], CURRENT_POSITION, ReadWriteFlags::NOWAIT)
+    })
+}
+
+/// Waits for readiness and tries once; what cannot be polled may always be tried.
+async fn wait_and_try(
+    file: &RingFile,
+    interest: Interest,
+    attempt: impl FnOnce() -> Attempt,
+) -> io::Result<Attempt> {
+    let Some(watch) = file.watch()? else { return Ok(Attempt::MayWait) };
+    let mut guard = watch.ready(interest).await?;
+    let attempt = attempt();
+    if matches!(attempt, Attempt::NotReady) {
+        guard.clear_ready();
+    }
+    Ok(attempt)
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("engine", &self.engine()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "file_test.rs"]
+mod tests;

@@ -1,0 +1,69 @@
+//! Who pays for shard time: one VM, or the shard itself.
+//!
+//! Owns the VM's share of a turn. Never decides what happens to a VM that spent too much.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ringlet_metrics::VmMetrics;
+
+/// Who is charged for the time that a task spends on the shard, and whose budget per turn it uses.
+///
+/// All tasks of a VM share one owner (clones are the same owner). `!Send`: owners belong to a shard.
+#[derive(Clone)]
+pub struct Owner(Rc<Inner>);
+
+struct Inner {
+    metrics: Option<Arc<VmMetrics>>,
+    share: RefCell<Share>,
+    busy: Cell<u64>,
+}
+
+/// What an owner has left in one turn.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Share {
+    pub(crate) turn: u64,
+    pub(crate) left: u32,
+    pub(crate) per_task: u32,
+    pub(crate) waiting: u32,
+}
+
+impl Owner {
+    /// An owner whose time is added to `metrics.shard_busy_nanos`.
+    pub fn new(metrics: Arc<VmMetrics>) -> Self {
+        Self::with(Some(metrics))
+    }
+
+    /// The shard itself, for housekeeping that belongs to no VM.
+    pub fn shard() -> Self {
+        Self::with(None)
+    }
+
+    fn with(metrics: Option<Arc<VmMetrics>>) -> Self {
+        Self(Rc::new(Inner { metrics, share: RefCell::default(), busy: Cell::new(0) }))
+    }
+
+    /// Nanoseconds of shard time charged to this owner so far.
+    pub fn busy_nanos(&self) -> u64 {
+        self.0.busy.get()
+    }
+
+    pub(crate) fn charge(&self, nanos: u64) {
+        self.0.busy.set(self.0.busy.get().saturating_add(nanos));
+        if let Some(metrics) = &self.0.metrics {
+            metrics.shard_busy_nanos.add(nanos);
+        }
+    }
+
+    pub(crate) fn share(&self) -> &RefCell<Share> {
+        &self.0.share
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owner").field("busy_nanos", &self.busy_nanos()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,148 @@
+//! The io_uring engine. The only file that knows tokio-uring.
+//!
+//! Owns the runtime, and everything that the kernel may still write to: an operation's buffer, descriptor
+//! and place in the queue live in [`InFlight`] until the operation has completed, whether or not somebody
+//! still waits for it. tokio-uring alone would free the buffers of abandoned operations before it cancels
+//! them when a runtime goes away; here they outlive the runtime.
+//!
+//! Never has more operations under way than the submission queue has entries, which is what keeps
+//! tokio-uring's "queue is full" path (it panics on ENOMEM and EAGAIN) out of reach.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use slab::Slab;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+use crate::file::{BufResult, Kind, Request};
+
+/// Makes a ring of two entries and drops it; `false` if the kernel's io_uring is too old.
+pub(crate) fn try_small_ring() -> io::Result<bool> {
+    let ring = IoUring::new(2)?;
+    Ok(ring.params().is_feature_rw_cur_pos())
+}
+
+/// A tokio-uring runtime together with what its operations own.
+pub(crate) struct UringRuntime {
+    runtime: Option<tokio_uring::Runtime>,
+    in_flight: Rc<InFlight>,
+}
+
+impl UringRuntime {
+    /// Makes a runtime whose submission queue has `entries` entries (rounded up to a power of two).
+    pub(crate) fn new(entries: u32) -> io::Result<Self> {
+        let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(entries))?;
+        Ok(Self { runtime: Some(runtime), in_flight: Rc::default() })
+    }
+
+    /// Where the operations of this runtime are kept.
+    pub(crate) fn in_flight(&self) -> Rc<InFlight> {
+        Rc::clone(&self.in_flight)
+    }
+
+    /// Runs `future` to its end on this thread.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
+        let runtime = self.runtime.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(runtime.block_on(future))
+    }
+}
+
+impl Drop for UringRuntime {
+    /// Cancels what is still under way and waits for it; only then are its buffers freed.
+    fn drop(&mut self) {
+        self.in_flight.frozen.set(true);
+        let runtime = self.runtime.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(runtime))) {
+            // Nobody knows what the kernel still writes to: leak it rather than free it.
+            mem::forget(Rc::clone(&self.in_flight));
+            resume_unwind(panic);
+        }
+        let held = mem::take(&mut *self.in_flight.held.borrow_mut());
+        drop(held);
+    }
+}
+
+/// The operations under way.
+#[derive(Default)]
+pub(crate) struct InFlight {
+    held: RefCell<Slab<Rc<Held>>>,
+    /// The runtime is going away: nothing is released before it is gone.
+    frozen: Cell<bool>,
+}
+
+/// What the kernel may use until the operation has completed.
+struct Held {
+    buf: Cell<Vec<u8>>,
+    _fd: Arc<OwnedFd>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The operation's own share of what it holds; tokio-uring drops it after completion (or, when a runtime
+/// goes away, too early, which is what `frozen` is for).
+struct Lease {
+    held: Rc<Held>,
+    key: usize,
+    in_flight: Rc<InFlight>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.in_flight.frozen.get() {
+            return;
+        }
+        let released = self.in_flight.held.borrow_mut().try_remove(self.key);
+        drop(released);
+    }
+}
+
+struct Finish;
+
+impl OneshotOutputTransform for Finish {
+    type Output = BufResult;
+    type StoredData = Lease;
+
+    fn transform_oneshot_output(self, lease: Lease, cqe: cqueue::Entry) -> BufResult {
+        let result = match usize::try_from(cqe.result()) {
+            Ok(count) => Ok(count),
+            Err(_) => Err(io::Error::from_raw_os_error(cqe.result().saturating_neg())),
+        };
+        (result, lease.held.buf.take())
+    }
+}
+
+impl InFlight {
+    /// Pushes a request to the submission queue; the loop's next park submits it.
+    ///
+    /// Dropping the future abandons the result, not the operation. Only to be called on the runtime's thread.
+    pub(crate) fn submit(self: &Rc<Self>, request: Request) -> impl Future<Output = BufResult> + use<> {
+        let Request { fd, mut buf, start, kind, permit } = request;
+        let entry = entry(&fd, &mut buf, start, kind);
+        let held = Rc::new(Held { buf: Cell::new(buf), _fd: fd, _permit: permit });
+        let key = self.held.borrow_mut().insert(Rc::clone(&held));
+        let lease = Lease { held, key, in_flight: Rc::clone(self) };
+        UnsubmittedOneshot::new(lease, Finish, entry).submit()
+    }
+}
+
+/// The kernel's form of a request. The addresses stay valid: a `Vec`'s bytes do not move with it, and
+/// nobody touches it until the operation has completed.
+fn entry(fd: &OwnedFd, buf: &mut [u8], start: usize, kind: Kind) -> squeue::Entry {
+    let fd = types::Fd(fd.as_raw_fd());
+    let part = buf.get_mut(start..).unwrap_or_default();
+    // Linux moves at most this much in one operation.
+    let len = u32::try_from(part.len().min(0x7fff_f000)).unwrap_or(0x7fff_f000);
+    match kind {
+        Kind::Read(offset) => opcode::Read::new(fd, part.as_mut_ptr(), len).offset(offset).build(),
+        Kind::Write(offset) => opcode::Write::new(fd, part.as_ptr(), len).offset(offset).build(),
+        Kind::SyncAll => opcode::Fsync::new(fd).build(),
+        Kind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+    }
+}
