@@ -1,1 +1,24 @@
-//! placeholder
+//! Device models of Ringlet: what a guest sees behind its I/O ports and MMIO addresses.
+//!
+//! Owns the buses and the register-level models of the legacy devices. Never knows KVM, threads, files or
+//! clocks: interrupt lines, wake-up callbacks and the wall clock are handed in. See the crate's README for
+//! the dependency law.
+
+pub mod bus;
+pub mod cmos;
+pub mod error;
+pub mod i8042;
+pub mod ioapic;
+pub mod output;
+pub mod ports;
+pub mod serial;
+pub mod state;
+
+pub use bus::{Action, Bus, BusDevice, BusError, BusKind};
+pub use cmos::Cmos;
+pub use error::GuestError;
+pub use i8042::I8042;
+pub use ioapic::{Ioapic, LineOut, Route};
+pub use output::{Overflow, SerialOutput};
+pub use ports::GuestPorts;
+pub use serial::Serial;
