@@ -1,0 +1,58 @@
+//! The guest images inside the binary, by name. They are built from `examples/guests` by the build script; nothing
+//! here reads or checks them.
+
+/// A guest image that comes with Ringlet.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct BundledImage {
+    /// What `ringlet run` calls it.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// The ELF64 image, with both entries (PVH and Linux 64-bit).
+    pub bytes: &'static [u8],
+}
+
+/// An image of the build script's output folder.
+macro_rules! bundled {
+    ($name:literal, $about:literal) => {
+        BundledImage {
+            name: $name,
+            about: $about,
+            bytes: include_bytes!(concat!(env!("OUT_DIR"), "/images/", $name)),
+        }
+    };
+}
+
+/// All bundled images, sorted by name.
+pub static IMAGES: &[BundledImage] = &[
+    bundled!("exit", "exits with the code that is its argument"),
+    bundled!("hello", "prints its command line, its memory and a computed value; --brief: one line"),
+    bundled!("idle", "says that it is ready, then sleeps forever"),
+];
+
+/// The bundled image of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static BundledImage> {
+    IMAGES.iter().find(|image| image.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IMAGES, find};
+
+    #[test]
+    fn names_are_sorted_unique_and_found() {
+        assert!(IMAGES.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert!(IMAGES.iter().all(|image| find(image.name).is_some_and(|found| std::ptr::eq(found, image))));
+        assert!(find("nonesuch").is_none());
+    }
+
+    #[test]
+    fn every_image_is_an_elf64_file_for_x86_64() {
+        for image in IMAGES {
+            assert_eq!(image.bytes[..6], *b"\x7fELF\x02\x01", "{}", image.name);
+            assert_eq!(image.bytes[18..20], 62u16.to_le_bytes(), "{}", image.name);
+        }
+    }
+}
