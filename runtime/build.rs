@@ -22,7 +22,9 @@ const RUSTFLAGS: &str = "-Crelocation-model=static";
 fn main() -> Result<()> {
     let guests = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("examples/guests");
     watch(&guests)?;
-    println!("cargo::rerun-if-changed=runtime/build.rs");
+    for file in ["runtime/build.rs", "boot/src/args.rs"] {
+        println!("cargo::rerun-if-changed={file}");
+    }
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let built = build(&guests, &out.join("guests"))?;
     let images = out.join("images");

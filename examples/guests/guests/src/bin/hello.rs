@@ -17,7 +17,7 @@ fn main(context: &Context) {
     println!("hello from a unikernel");
     println!("cmdline: {:.80}", context.cmdline());
     for argument in context.args().take(4) {
-        println!("argument: {argument:.20}");
+        println!("argument: {argument}");
     }
     for region in context.memory().regions().filter(|region| region.is_usable()).take(3) {
         println!("memory: {:#x}..{:#x}", region.span.start, region.span.end);
