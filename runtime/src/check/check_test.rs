@@ -2,6 +2,7 @@
 
 use super::facts::*;
 use super::*;
+use ringlet_io::UringUnavailable;
 use std::collections::BTreeSet;
 
 /// A host on which everything is as it should be.
@@ -11,7 +12,7 @@ fn good() -> Facts {
         cpu: Cpu { virtualization: true, hypervisor: false },
         kernel: "6.12.1".into(),
         kvm: Kvm { backend: Backend::Vmx { nested_paging: true }, device: Ok(device()) },
-        io_uring: IoUring { disabled: Some(0), usable: Ok(()) },
+        io_uring: Ok(()),
         limits: Limits {
             open_files_soft: Some(1 << 20),
             open_files_hard: Some(1 << 20),
@@ -127,12 +128,21 @@ fn the_backend_says_which_guests_it_runs() {
 
 #[test]
 fn io_uring_is_not_needed_but_its_lack_is_explained() {
-    let report =
-        after(|facts| facts.io_uring = IoUring { disabled: Some(2), usable: Err("EPERM".to_owned()) });
-    assert!(report.can_run());
-    let item = item(&report, "io_uring");
-    assert!(item.found.contains("EPERM") && item.found.contains("io_uring_disabled is 2"));
-    assert!(item.remedy.is_some());
+    for (error, words, remedy) in [
+        (UringUnavailable::Missing, "ENOSYS", false),
+        (UringUnavailable::Disabled(2), "io_uring_disabled is 2", true),
+        (UringUnavailable::Filtered, "seccomp", true),
+        (UringUnavailable::Memory, "ENOMEM", true),
+        (UringUnavailable::TooOld, "too old", false),
+        (UringUnavailable::Other(std::io::Error::other("odd")), "odd", false),
+    ] {
+        let report = after(|facts| facts.io_uring = Err(error));
+        assert!(report.can_run());
+        let item = item(&report, "io_uring");
+        assert_eq!(item.status, Status::Warn);
+        assert!(item.found.contains(words), "{item:?}");
+        assert_eq!(item.remedy.is_some(), remedy, "{item:?}");
+    }
 }
 
 #[test]
@@ -201,7 +211,7 @@ fn sec_13_control_characters_of_the_host_are_escaped() {
     let report = after(|facts| {
         facts.kernel = "6.1\x1b[2J\u{9b}31m\u{202e}".to_owned();
         facts.cgroup.group = Some("/sys/fs/cgroup/\x07\n".to_owned());
-        facts.io_uring.usable = Err("\x1b]0;title\x07".to_owned());
+        facts.io_uring = Err(UringUnavailable::Other(std::io::Error::other("\x1b]0;title\x07")));
     });
     let mut text = Vec::new();
     report.print(&mut text, false).unwrap();

@@ -1,5 +1,7 @@
 //! What was seen on the host, as plain data and without judgement.
 
+use ringlet_io::UringUnavailable;
+
 /// Why a device file could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum OpenError {
@@ -12,12 +14,13 @@ pub(super) enum OpenError {
 }
 
 /// Everything that is judged.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Facts {
     pub(super) cpu: Cpu,
     pub(super) kernel: String,
     pub(super) kvm: Kvm,
-    pub(super) io_uring: IoUring,
+    /// What the event loop's own probe says.
+    pub(super) io_uring: Result<(), UringUnavailable>,
     pub(super) limits: Limits,
     pub(super) memory: Memory,
     pub(super) cgroup: Cgroup,
@@ -74,15 +77,6 @@ pub(super) struct Capability {
     pub(super) name: &'static str,
     pub(super) required: bool,
     pub(super) used_for: &'static str,
-}
-
-/// Whether io_uring can be used.
-#[derive(Debug, Clone)]
-pub(super) struct IoUring {
-    /// Sysctl `kernel.io_uring_disabled`: 0 everyone, 1 a group only, 2 nobody; none before Linux 6.6.
-    pub(super) disabled: Option<u32>,
-    /// What the event loop's own probe says: usable, or why not.
-    pub(super) usable: Result<(), String>,
 }
 
 /// A resource limit: `None` is unlimited.

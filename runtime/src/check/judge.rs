@@ -1,7 +1,8 @@
 //! What the facts mean: the list of items, and those about the machine as a whole.
 
-use super::facts::{Facts, IoUring, Limit, Limits, Memory, OpenError, Tap};
+use super::facts::{Facts, Limit, Limits, Memory, OpenError, Tap};
 use super::{Item, Status, judge_confine, judge_kvm};
+use ringlet_io::UringUnavailable;
 
 /// Open files that one VM with one vCPU takes, generously.
 const FILES_PER_VM: u64 = 16;
@@ -56,22 +57,32 @@ fn kernel(release: &str) -> Item {
     }
 }
 
-fn io_uring(io_uring: &IoUring) -> Item {
+fn io_uring(io_uring: &Result<(), UringUnavailable>) -> Item {
     let item = Item::new("io_uring", "io_uring");
-    let reason = match &io_uring.usable {
+    let error = match io_uring {
         Ok(()) => return item.verdict(Status::Ok, "usable", "devices are served through io_uring"),
-        Err(reason) => reason,
+        Err(error) => error,
     };
-    let sysctl = match io_uring.disabled {
-        Some(1) => "; kernel.io_uring_disabled is 1: only for one group (kernel.io_uring_group)",
-        Some(2) => "; kernel.io_uring_disabled is 2: for nobody",
-        _ => "",
+    let (found, remedy) = match error {
+        UringUnavailable::Missing => ("not in this kernel, or hidden by a filter (ENOSYS)".to_owned(), None),
+        UringUnavailable::Disabled(level) => (
+            format!("forbidden: kernel.io_uring_disabled is {level}"),
+            Some("sudo sysctl kernel.io_uring_disabled=0"),
+        ),
+        UringUnavailable::Filtered => (
+            "forbidden by a seccomp filter (EPERM), as in most containers".to_owned(),
+            Some("docker run --security-opt seccomp=PROFILE.json …, with a profile that allows io_uring_*"),
+        ),
+        UringUnavailable::Memory => {
+            ("no memory for a ring (ENOMEM)".to_owned(), Some("sudo prlimit --pid $$ --memlock=unlimited"))
+        }
+        other => (other.to_string(), None),
     };
     let means = "devices are served through epoll and a few threads for files instead, which is slower";
-    let item = item.verdict(Status::Warn, format!("not usable: {reason}{sysctl}"), means);
-    match io_uring.disabled {
-        Some(1 | 2) => item.remedy("sudo sysctl kernel.io_uring_disabled=0"),
-        _ => item,
+    let item = item.verdict(Status::Warn, found, means);
+    match remedy {
+        Some(remedy) => item.remedy(remedy),
+        None => item,
     }
 }
 

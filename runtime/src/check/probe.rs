@@ -3,7 +3,7 @@
 //! What cannot be read counts as absent; nothing here fails.
 
 use super::facts::{
-    Cpu, Facts, Identity, IoUring, Landlock, Limit, Limits, Memory, OpenError, Seccomp, Tap, UserNamespaces,
+    Cpu, Facts, Identity, Landlock, Limit, Limits, Memory, OpenError, Seccomp, Tap, UserNamespaces,
 };
 use super::{probe_cgroup, probe_kvm};
 use landlock::{LandlockStatus, RestrictSelf};
@@ -60,7 +60,7 @@ pub(super) fn probe() -> Facts {
         cpu,
         kernel: files.line("proc/sys/kernel/osrelease").unwrap_or_default(),
         kvm: probe_kvm::probe(&files, cpu),
-        io_uring: io_uring(&files),
+        io_uring: ringlet_io::probe_uring(),
         limits: limits(&files),
         memory: memory(&files.text("proc/meminfo")),
         cgroup: probe_cgroup::probe(&files),
@@ -89,15 +89,6 @@ fn cpu(cpuinfo: &str) -> Cpu {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |flag: &str| flags.split_whitespace().any(|word| word == flag);
     Cpu { virtualization: has("vmx") || has("svm"), hypervisor: has("hypervisor") }
-}
-
-fn io_uring(files: &Files) -> IoUring {
-    let disabled = files.number("proc/sys/kernel/io_uring_disabled");
-    let usable = match disabled {
-        Some(1 | 2) => Err("switched off".to_owned()),
-        _ => Ok(()),
-    };
-    IoUring { disabled, usable }
 }
 
 fn limits(files: &Files) -> Limits {
