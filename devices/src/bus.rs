@@ -166,7 +166,12 @@ impl Bus {
         range.device.read(offset, data).unwrap_or_else(|error| {
             data.fill(0xFF);
             let name = range.device.name();
-            guest_error!(log, error.kind(), "{name}: read of {width} bytes at {} {addr:#x}: {error}", self.kind);
+            guest_error!(
+                log,
+                error.kind(),
+                "{name}: read of {width} bytes at {} {addr:#x}: {error}",
+                self.kind
+            );
             error.action()
         })
     }

@@ -7,12 +7,16 @@
 pub mod bus;
 pub mod cmos;
 pub mod error;
+#[cfg(test)]
+mod hostile_test;
 pub mod i8042;
 pub mod ioapic;
 pub mod output;
 pub mod ports;
 pub mod serial;
 pub mod state;
+#[cfg(test)]
+mod test_util;
 
 pub use bus::{Action, Bus, BusDevice, BusError, BusKind};
 pub use cmos::Cmos;

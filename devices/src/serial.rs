@@ -199,7 +199,10 @@ impl BusDevice for Serial {
 
 impl fmt::Debug for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Serial").field("output", &self.output).field("line", &self.line).finish_non_exhaustive()
+        f.debug_struct("Serial")
+            .field("output", &self.output)
+            .field("line", &self.line)
+            .finish_non_exhaustive()
     }
 }
 

@@ -184,7 +184,8 @@ impl BusDevice for Ioapic {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<Action, GuestError> {
         check_offset(offset)?;
-        let word: [u8; 4] = data.try_into().map_err(|_| GuestError::BadWidth { offset, width: data.len() })?;
+        let word: [u8; 4] =
+            data.try_into().map_err(|_| GuestError::BadWidth { offset, width: data.len() })?;
         let value = u32::from_le_bytes(word);
         let [low, ..] = word;
         match offset {
