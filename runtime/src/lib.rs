@@ -1,2 +1,44 @@
-//! placeholder
+//! Ringlet: an asynchronous, unikernel-style microVM runtime for Linux/KVM.
+//!
+//! One process runs many small VMs; event-loop threads serve their devices. Embedding it takes three types:
+//!
+//! ```no_run
+//! use ringlet::{Outcome, Resources, Runtime, RuntimeOptions, VmConfig};
+//!
+//! # async fn example() -> Result<(), ringlet::Error> {
+//! let runtime = Runtime::new(RuntimeOptions::default())?;
+//! let vm = runtime.launch(&VmConfig::new("hello").memory_mib(64), Resources::default())?;
+//! assert_eq!(*vm.wait().await, Outcome::Exited { code: 0 });
+//! # Ok(())
+//! # }
+//! ```
+
+mod assembly;
 pub mod check;
+mod config;
+mod error;
+pub mod images;
+mod kvm;
+mod lifecycle;
+mod machine;
+mod outcome;
+mod reaper;
+mod runtime;
+mod serial;
+mod service;
+mod vcpu;
+mod vm;
+
+pub use assembly::Resources;
+pub use config::{
+    BootProtocol, BootSource, Extras, HugePages, ImageRef, MAX_MEMORY_MIB, MAX_NAME, MAX_VCPUS,
+    MIN_MEMORY_MIB, MachineConfig, VmConfig,
+};
+pub use error::{Error, Result};
+pub use outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
+pub use ringlet_boot::{Image, Initrd};
+pub use ringlet_io::{EngineChoice, EngineKind};
+pub use ringlet_metrics::VmState;
+pub use runtime::{Runtime, RuntimeOptions};
+pub use serial::{Console, ConsoleBuffer, LineConsole, SerialInput};
+pub use vm::Vm;

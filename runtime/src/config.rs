@@ -1,0 +1,308 @@
+//! What a VM is to be: a builder for programs, and the JSON of Firecracker's `--config-file` for everybody else.
+//!
+//! The JSON uses Firecracker's names for what Firecracker has (`boot-source`, `machine-config`); what is only
+//! Ringlet's stands under `ringlet`. Unknown fields are errors, so that nothing asked for is silently missing.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ringlet_boot::Protocol;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Smallest guest RAM in MiB: an image is loaded from 1 MiB up, and has to have room.
+pub const MIN_MEMORY_MIB: u32 = 4;
+/// Largest guest RAM in MiB (1 TiB).
+pub const MAX_MEMORY_MIB: u32 = 1 << 20;
+/// Most vCPUs of a VM, as in Firecracker.
+pub const MAX_VCPUS: u32 = 32;
+/// Longest name of a VM in bytes.
+pub const MAX_NAME: usize = 64;
+
+/// Guest RAM of a VM that does not say, in MiB.
+const DEFAULT_MEMORY_MIB: u32 = 128;
+
+/// A configuration file may not be larger than this, in bytes.
+const MAX_CONFIG_FILE: u64 = 1 << 20;
+
+/// The configuration of one VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VmConfig {
+    /// What is booted.
+    pub boot_source: BootSource,
+    /// The machine it is booted on.
+    #[serde(default)]
+    pub machine_config: MachineConfig,
+    /// What Firecracker has no words for.
+    #[serde(default)]
+    pub ringlet: Extras,
+}
+
+/// What is booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootSource {
+    /// A bundled image's name (`ringlet images` lists them) or a file. What contains a `/` is a file.
+    pub kernel_image_path: ImageRef,
+    /// A file that is put into guest RAM for the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<PathBuf>,
+    /// The kernel's command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_args: Option<String>,
+}
+
+/// The machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineConfig {
+    /// Number of vCPUs, 1 to [`MAX_VCPUS`].
+    #[serde(default = "one")]
+    pub vcpu_count: u32,
+    /// Guest RAM in MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
+    #[serde(default = "default_memory")]
+    pub mem_size_mib: u32,
+    /// Pages behind guest RAM.
+    #[serde(default)]
+    pub huge_pages: HugePages,
+}
+
+/// Pages behind guest RAM, in Firecracker's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HugePages {
+    /// Ordinary 4 KiB pages.
+    #[default]
+    None,
+    /// 2 MiB pages from the host's hugetlb pool; guest RAM must be a multiple of 2 MiB.
+    #[serde(rename = "2M")]
+    TwoM,
+}
+
+/// What Firecracker's configuration has no words for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extras {
+    /// The VM's name: 1 to [`MAX_NAME`] letters, digits, `-`, `_` and `.`; chosen by the runtime if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The guest program's arguments, behind the command line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// The VM is ended this long after its start, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// The boot protocol, if the image's own choice is not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_protocol: Option<BootProtocol>,
+}
+
+/// How an image is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootProtocol {
+    /// The PVH entry of the image's Xen note, in 32-bit protected mode.
+    Pvh,
+    /// The 64-bit Linux boot protocol, at the ELF entry point.
+    Linux64,
+}
+
+impl From<BootProtocol> for Protocol {
+    fn from(protocol: BootProtocol) -> Self {
+        match protocol {
+            BootProtocol::Pvh => Self::Pvh,
+            BootProtocol::Linux64 => Self::Linux64,
+        }
+    }
+}
+
+/// Which image: bundled with Ringlet, or a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum ImageRef {
+    /// An image of [`crate::images`], by name.
+    Bundled(String),
+    /// An ELF64 file.
+    Path(PathBuf),
+}
+
+impl From<String> for ImageRef {
+    fn from(text: String) -> Self {
+        if crate::images::find(&text).is_some() {
+            Self::Bundled(text)
+        } else {
+            Self::Path(PathBuf::from(text))
+        }
+    }
+}
+
+impl From<&str> for ImageRef {
+    fn from(text: &str) -> Self {
+        Self::from(text.to_owned())
+    }
+}
+
+impl From<ImageRef> for String {
+    fn from(image: ImageRef) -> Self {
+        image.to_string()
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundled(name) => f.write_str(name),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn default_memory() -> u32 {
+    DEFAULT_MEMORY_MIB
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self { vcpu_count: 1, mem_size_mib: DEFAULT_MEMORY_MIB, huge_pages: HugePages::None }
+    }
+}
+
+impl VmConfig {
+    /// A VM that boots `image` with one vCPU and 128 MiB.
+    pub fn new(image: impl Into<ImageRef>) -> Self {
+        let kernel_image_path = image.into();
+        Self {
+            boot_source: BootSource { kernel_image_path, initrd_path: None, boot_args: None },
+            machine_config: MachineConfig::default(),
+            ringlet: Extras::default(),
+        }
+    }
+
+    /// Reads a configuration file: JSON, at most 1 MiB.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let error = |reason: String| Error::ConfigFile { path: path.display().to_string(), reason };
+        let text = read_bounded(path, MAX_CONFIG_FILE).map_err(|e| error(e.to_string()))?;
+        let config: Self = serde_json::from_slice(&text).map_err(|e| error(e.to_string()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Guest RAM in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.machine_config.mem_size_mib = mib;
+        self
+    }
+
+    /// Number of vCPUs.
+    #[must_use]
+    pub fn vcpus(mut self, count: u32) -> Self {
+        self.machine_config.vcpu_count = count;
+        self
+    }
+
+    /// Pages behind guest RAM.
+    #[must_use]
+    pub fn huge_pages(mut self, pages: HugePages) -> Self {
+        self.machine_config.huge_pages = pages;
+        self
+    }
+
+    /// The kernel's command line.
+    #[must_use]
+    pub fn cmdline(mut self, cmdline: impl Into<String>) -> Self {
+        self.boot_source.boot_args = Some(cmdline.into());
+        self
+    }
+
+    /// A file that is put into guest RAM for the kernel.
+    #[must_use]
+    pub fn initrd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.boot_source.initrd_path = Some(path.into());
+        self
+    }
+
+    /// The guest program's arguments.
+    #[must_use]
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.ringlet.args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The VM's name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.ringlet.name = Some(name.into());
+        self
+    }
+
+    /// Ends the VM this long after its start.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.ringlet.timeout_ms = Some(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// The boot protocol to use instead of the image's own choice.
+    #[must_use]
+    pub fn boot_protocol(mut self, protocol: BootProtocol) -> Self {
+        self.ringlet.boot_protocol = Some(protocol);
+        self
+    }
+
+    /// Checks every range that does not depend on the host or the image.
+    pub fn validate(&self) -> Result<()> {
+        let MachineConfig { vcpu_count, mem_size_mib, huge_pages } = self.machine_config;
+        if !(1..=MAX_VCPUS).contains(&vcpu_count) {
+            return Err(Error::config("vcpu_count", format!("{vcpu_count} is not in 1..={MAX_VCPUS}")));
+        }
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&mem_size_mib) {
+            let range = format!("{mem_size_mib} MiB is not in {MIN_MEMORY_MIB}..={MAX_MEMORY_MIB}");
+            return Err(Error::config("mem_size_mib", range));
+        }
+        if huge_pages == HugePages::TwoM && mem_size_mib % 2 != 0 {
+            return Err(Error::config("mem_size_mib", "must be even with 2 MiB pages"));
+        }
+        if self.ringlet.timeout_ms == Some(0) {
+            return Err(Error::config("timeout_ms", "must be at least 1"));
+        }
+        self.ringlet.name.as_deref().map_or(Ok(()), validate_name)
+    }
+}
+
+fn validate_name(name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(allowed) {
+        let rule = format!("{name:?} is not 1 to {MAX_NAME} letters, digits, `-`, `_` or `.`");
+        return Err(Error::config("name", rule));
+    }
+    Ok(())
+}
+
+/// Reads a regular file of at most `limit` bytes.
+fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, ErrorKind, Read};
+    use std::os::unix::fs::OpenOptionsExt;
+    // Non-blocking, so that a FIFO is refused below instead of waited for.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

@@ -1,0 +1,77 @@
+//! KVM: the host's device, what it can do, and the file descriptors of one VM.
+//!
+//! Owns `/dev/kvm`, the probe, and the order in which a VM's parts are made. Knows no devices.
+
+pub(crate) mod routing;
+pub(crate) mod sys;
+pub(crate) mod vm;
+
+use std::io;
+use std::path::Path;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Cap, Kvm};
+use ringlet_boot::cpuid::Backend;
+
+use crate::error::{Error, Result};
+
+/// The capabilities without which no VM can be made.
+const REQUIRED: [(Cap, &str); 7] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+];
+
+/// The host's KVM, opened and probed once.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) kvm: Kvm,
+    pub(crate) backend: Backend,
+    /// What `KVM_GET_SUPPORTED_CPUID` offers to guests.
+    pub(crate) supported_cpuid: CpuId,
+    /// The most vCPUs that a VM may have here.
+    pub(crate) max_vcpus: u32,
+}
+
+impl Host {
+    /// Opens `/dev/kvm` and checks that it can run a VM.
+    pub(crate) fn open() -> Result<Self> {
+        let kvm = Kvm::new().map_err(|e| Error::KvmUnavailable { source: e.into() })?;
+        if kvm.get_api_version() != 12 {
+            return Err(Error::MissingCapability { capability: "API version 12" });
+        }
+        for (cap, capability) in REQUIRED {
+            if !kvm.check_extension(cap) {
+                return Err(Error::MissingCapability { capability });
+            }
+        }
+        let supported_cpuid =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+        let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        Ok(Self { backend: backend(Path::new("/sys/module")), kvm, supported_cpuid, max_vcpus })
+    }
+}
+
+/// Which module implements `/dev/kvm`, by the folders of loaded (or built-in) modules.
+fn backend(modules: &Path) -> Backend {
+    let loaded = |name: &str| modules.join(name).exists();
+    match () {
+        () if loaded("kvm_pvm") => Backend::Pvm,
+        () if loaded("kvm_intel") => Backend::Vmx,
+        () if loaded("kvm_amd") => Backend::Svm,
+        () => Backend::Unknown,
+    }
+}
+
+/// True for the errors after which `KVM_RUN` is simply called again.
+pub(crate) fn is_interrupted(error: kvm_ioctls::Error) -> bool {
+    matches!(io::Error::from(error).raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
+}
+
+#[cfg(test)]
+#[path = "mod_test.rs"]
+mod tests;

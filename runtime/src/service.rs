@@ -1,0 +1,50 @@
+//! What a shard does for this crate: it lives the lives of its VMs.
+
+use ringlet_io::{Owner, Service, ShardContext, Task};
+use tokio::sync::mpsc::WeakUnboundedSender;
+
+use crate::assembly::VmParts;
+use crate::lifecycle::VmCommand;
+
+/// The VMs of one shard.
+pub(crate) struct VmService {
+    vms: Vec<Resident>,
+}
+
+struct Resident {
+    life: Task<()>,
+    /// Weak, so that a VM whose handle is dropped still ends.
+    commands: WeakUnboundedSender<VmCommand>,
+}
+
+impl VmService {
+    pub(crate) fn new() -> Self {
+        Self { vms: Vec::new() }
+    }
+}
+
+impl Service for VmService {
+    type Command = VmParts;
+
+    fn command(&mut self, cx: &ShardContext, parts: VmParts) {
+        self.vms.retain(|vm| !vm.life.is_finished());
+        let VmParts { task, serial, commands } = parts;
+        let owner = Owner::new(serial.metrics.clone());
+        let pumps = serial.start(cx, &owner);
+        let life = cx.spawn(&owner, task.run(cx.clone(), pumps));
+        self.vms.push(Resident { life, commands });
+    }
+
+    async fn drain(&mut self, _cx: &ShardContext) {
+        for vm in &self.vms {
+            if let Some(commands) = vm.commands.upgrade() {
+                let _ = commands.send(VmCommand::Stop);
+            }
+        }
+        for vm in self.vms.drain(..) {
+            if let Err(error) = vm.life.await {
+                tracing::error!(%error, "a VM's task ended badly");
+            }
+        }
+    }
+}

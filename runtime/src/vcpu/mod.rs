@@ -1,0 +1,352 @@
+//! vCPU threads: enter the guest, serve its exits, obey the host.
+//!
+//! A thread owns its vCPU's file descriptor from creation to end; nobody else calls an ioctl on it. It never
+//! touches a device's state except through the buses, and executes the [`Action`] that an access asks for after
+//! every lock is released.
+
+pub(crate) mod control;
+mod history;
+mod setup;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use ringlet_boot::VcpuInit;
+use ringlet_devices::Action;
+use ringlet_metrics::ExitKind;
+
+use crate::error::{Error, Result};
+use crate::kvm::sys::{self, PortAccess, Thread};
+use crate::kvm::{self};
+use crate::machine::Machine;
+use crate::outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
+use control::{Control, Flow};
+use history::{ExitRecord, History};
+
+/// Stack of a vCPU thread in bytes. Its deepest path formats a crash report.
+const STACK_SIZE: usize = 192 << 10;
+
+/// A vCPU's requests, status and end.
+pub(crate) type VcpuControl = Control<Thread, VcpuEnd>;
+
+/// What a vCPU thread leaves behind.
+#[derive(Debug)]
+pub(crate) struct VcpuEnd {
+    /// Why the VM ends; `None` if the vCPU was told to stop.
+    pub(crate) outcome: Option<Outcome>,
+    /// Where the vCPU was.
+    pub(crate) report: VcpuReport,
+}
+
+/// All that a vCPU thread starts with.
+pub(crate) struct VcpuSeed {
+    pub(crate) index: u32,
+    pub(crate) fd: VcpuFd,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) control: Arc<VcpuControl>,
+    /// CPUID leaves before the per-vCPU fields are filled in.
+    pub(crate) cpuid: CpuId,
+    pub(crate) vcpus: u32,
+    /// Registers of the boot vCPU; the others wait for INIT and SIPI.
+    pub(crate) init: Option<VcpuInit>,
+}
+
+/// Starts the thread. The vCPU is paused until it is asked to run.
+pub(crate) fn spawn(seed: VcpuSeed) -> Result<JoinHandle<()>> {
+    let builder = std::thread::Builder::new().name(format!("ringlet-vcpu-{}", seed.index));
+    builder
+        .stack_size(STACK_SIZE)
+        .spawn(move || thread_main(seed))
+        .map_err(|source| Error::Thread { what: "a vCPU", source })
+}
+
+/// A panic here is a bug of ours; it ends this VM, not its neighbours.
+fn thread_main(seed: VcpuSeed) {
+    let control = Arc::clone(&seed.control);
+    let index = seed.index;
+    let end = catch_unwind(AssertUnwindSafe(|| serve(seed))).unwrap_or_else(|_| VcpuEnd {
+        outcome: Some(Outcome::Failed { error: format!("the thread of vCPU {index} panicked") }),
+        report: VcpuReport { index, ..VcpuReport::default() },
+    });
+    control.finish(end);
+}
+
+fn serve(mut seed: VcpuSeed) -> VcpuEnd {
+    let ready = Thread::enter_vcpu(&seed.fd)
+        .map_err(Error::io("preparing a vCPU thread's signals"))
+        .and_then(|thread| setup::prepare(&mut seed).map(|()| thread));
+    let clock = CpuClock::start(&seed);
+    let VcpuSeed { index, fd, machine, control, .. } = seed;
+    let mut vcpu = Vcpu { index, fd, machine, control, history: History::default() };
+    let outcome = match ready {
+        Ok(thread) => {
+            vcpu.control.arrive(thread);
+            vcpu.run()
+        }
+        Err(error) => Some(Outcome::Failed { error: format!("vCPU {index}: {error}") }),
+    };
+    drop(clock);
+    VcpuEnd { outcome, report: vcpu.report() }
+}
+
+/// Publishes the thread's CPU time as a metric while it lives, and its last value after that.
+struct CpuClock {
+    machine: Arc<Machine>,
+    index: u32,
+    path: String,
+}
+
+impl CpuClock {
+    fn start(seed: &VcpuSeed) -> Self {
+        let tid = rustix::thread::gettid().as_raw_nonzero();
+        let path = format!("/proc/self/task/{tid}/schedstat");
+        let source = path.clone();
+        let clock = Box::new(move || cpu_nanos(&source));
+        seed.machine.metrics.set_vcpu_clock(seed.index, clock);
+        Self { machine: Arc::clone(&seed.machine), index: seed.index, path }
+    }
+}
+
+impl Drop for CpuClock {
+    fn drop(&mut self) {
+        self.machine.metrics.freeze_vcpu_clock(self.index, cpu_nanos(&self.path));
+    }
+}
+
+/// Nanoseconds on a CPU: the first number of a task's `schedstat` (Documentation/scheduler/sched-stats.rst).
+fn cpu_nanos(schedstat: &str) -> u64 {
+    let text = std::fs::read_to_string(schedstat).unwrap_or_default();
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// A vCPU in service.
+struct Vcpu {
+    index: u32,
+    fd: VcpuFd,
+    machine: Arc<Machine>,
+    control: Arc<VcpuControl>,
+    history: History,
+}
+
+/// What an exit leads to.
+enum Step {
+    /// Enter the guest again.
+    Again,
+    /// `KVM_RUN` was interrupted, by a kick or by `immediate_exit`.
+    Interrupted,
+    /// The host wants the vCPU to stop.
+    Stop,
+    /// The VM is over.
+    End(Outcome),
+}
+
+impl Vcpu {
+    /// Serves the vCPU until it ends (`Some`) or is told to stop (`None`).
+    fn run(&mut self) -> Option<Outcome> {
+        if self.control.park() == Flow::Stop {
+            return None;
+        }
+        loop {
+            let flow = self.control.poll();
+            if flow == Flow::Stop {
+                return None;
+            }
+            // While pausing, KVM_RUN only completes the access in progress (KVM API, section 5, immediate_exit).
+            self.fd.set_kvm_immediate_exit(u8::from(flow == Flow::Pause));
+            match self.enter() {
+                Step::Again => {}
+                Step::Interrupted => {
+                    self.control.kick_arrived(Thread::eat_kick);
+                    if flow == Flow::Pause && self.control.park() == Flow::Stop {
+                        return None;
+                    }
+                }
+                Step::Stop => return None,
+                Step::End(outcome) => return Some(outcome),
+            }
+        }
+    }
+
+    /// One `KVM_RUN` and what follows from it.
+    fn enter(&mut self) -> Step {
+        let Self { fd, machine, history, .. } = self;
+        let exit = fd.run();
+        machine.phases.exited();
+        let action = match exit {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => return self.port_access(),
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                history.record(record("read of address", address, data.len()));
+                machine.metrics.exits.inc(ExitKind::MmioRead);
+                machine.mmio.read(address, data, &machine.log)
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                history.record(record("write to address", address, data.len()));
+                machine.metrics.exits.inc(ExitKind::MmioWrite);
+                machine.mmio.write(address, data, &machine.log)
+            }
+            Ok(VcpuExit::IoapicEoi(vector)) => {
+                history.record(record("EOI of vector", u64::from(vector), 0));
+                machine.metrics.exits.inc(ExitKind::IoapicEoi);
+                machine.ioapic.inject(machine.ioapic.end_of_interrupt(vector));
+                Action::None
+            }
+            Ok(VcpuExit::Intr) => return Step::Interrupted,
+            Err(error) if kvm::is_interrupted(error) => {
+                machine.metrics.exits.inc(ExitKind::Interrupted);
+                return Step::Interrupted;
+            }
+            Ok(VcpuExit::Shutdown) => return self.crash(ExitKind::Shutdown, CrashCause::TripleFault),
+            Ok(VcpuExit::InternalError) => return self.internal_error(),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                return self.crash(ExitKind::FailEntry, CrashCause::FailEntry { reason, cpu });
+            }
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                return self.crash(ExitKind::Other, CrashCause::MemoryFault { gpa: Some(gpa) });
+            }
+            Err(error) if error.errno() == libc::EFAULT => {
+                return self.crash(ExitKind::Other, CrashCause::MemoryFault { gpa: None });
+            }
+            Ok(other) => {
+                let error = format!("unexpected KVM exit {other:?}");
+                return self.unexpected(error);
+            }
+            Err(error) => return self.unexpected(format!("KVM_RUN: {error}")),
+        };
+        self.act(action)
+    }
+
+    /// Serves a port access element by element: a string instruction brings several at once.
+    fn port_access(&mut self) -> Step {
+        let Self { fd, machine, history, control, .. } = self;
+        let Some((access, data)) = sys::port_access(fd) else {
+            return Step::End(Outcome::Failed { error: "KVM reported a port access without one".into() });
+        };
+        let PortAccess { port, size, write } = access;
+        let what = if write { "write to port" } else { "read of port" };
+        history.record(record(what, u64::from(port), usize::from(size)));
+        machine.metrics.exits.inc(if write { ExitKind::PioWrite } else { ExitKind::PioRead });
+        let mut last = Action::None;
+        for element in data.chunks_exact_mut(usize::from(size).max(1)) {
+            last = loop {
+                let action = if write {
+                    machine.ports.write(u64::from(port), element, &machine.log)
+                } else {
+                    machine.ports.read(u64::from(port), element, &machine.log)
+                };
+                if !matches!(action, Action::WaitForSerial) {
+                    break action;
+                }
+                if control.wait_for_shard(|| machine.serial_output.has_room()) == Flow::Stop {
+                    return Step::Stop;
+                }
+            };
+            if !matches!(last, Action::None) {
+                break;
+            }
+        }
+        self.act(last)
+    }
+
+    /// Does what an access asked for.
+    fn act(&mut self, action: Action) -> Step {
+        match action {
+            Action::None | Action::WaitForSerial => Step::Again,
+            Action::Exit(code) => Step::End(Outcome::Exited { code }),
+            Action::Reset => Step::End(Outcome::Reset),
+            Action::Ready => {
+                self.machine.phases.ready();
+                Step::Again
+            }
+            Action::Routes => match self.machine.routing.install(Instant::now()) {
+                Ok(None) => Step::Again,
+                Ok(Some(until)) => match self.control.wait_until(until) {
+                    Flow::Stop => Step::Stop,
+                    Flow::Run | Flow::Pause => Step::Again,
+                },
+                Err(error) => self.unexpected(error.to_string()),
+            },
+        }
+    }
+
+    fn internal_error(&mut self) -> Step {
+        let (suberror, data) = sys::internal_error(self.fd.get_kvm_run());
+        let meaning = self.machine.describe_internal_error(suberror);
+        self.crash(ExitKind::InternalError, CrashCause::InternalError { suberror, meaning, data })
+    }
+
+    fn crash(&mut self, kind: ExitKind, cause: CrashCause) -> Step {
+        self.machine.metrics.exits.inc(kind);
+        let vcpu = self.report();
+        let instruction = self.instruction_at(vcpu.registers.rip);
+        Step::End(Outcome::Crashed(Crash { cause, vcpu, instruction }))
+    }
+
+    fn unexpected(&mut self, error: String) -> Step {
+        self.machine.metrics.exits.inc(ExitKind::Other);
+        Step::End(Outcome::Failed { error: format!("vCPU {}: {error}", self.index) })
+    }
+
+    fn report(&self) -> VcpuReport {
+        VcpuReport {
+            index: self.index,
+            registers: registers(&self.fd).unwrap_or_default(),
+            last_exits: self.history.describe(),
+        }
+    }
+
+    /// Up to 15 bytes at a guest-virtual address, in hexadecimal; fewer at the end of a page or of RAM.
+    fn instruction_at(&self, rip: u64) -> String {
+        let Ok(translation) = self.fd.translate_gva(rip) else { return String::new() };
+        if translation.valid == 0 {
+            return String::new();
+        }
+        let address = translation.physical_address;
+        let mut bytes = [0; 15];
+        let page_left = usize::try_from(0x1000 - (address & 0xfff)).unwrap_or(0).min(bytes.len());
+        let Some(bytes) = bytes.get_mut(..page_left) else { return String::new() };
+        match self.machine.ram.read(address, bytes) {
+            Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+fn record(what: &'static str, address: u64, width: usize) -> ExitRecord {
+    ExitRecord { what, address, width: u8::try_from(width).unwrap_or(u8::MAX) }
+}
+
+/// The registers of a vCPU that is not in the guest.
+fn registers(fd: &VcpuFd) -> Result<Registers, kvm_ioctls::Error> {
+    let general = fd.get_regs()?;
+    let special = fd.get_sregs()?;
+    Ok(Registers {
+        rip: general.rip,
+        rflags: general.rflags,
+        rax: general.rax,
+        rbx: general.rbx,
+        rcx: general.rcx,
+        rdx: general.rdx,
+        rsi: general.rsi,
+        rdi: general.rdi,
+        rsp: general.rsp,
+        rbp: general.rbp,
+        r8: general.r8,
+        r9: general.r9,
+        r10: general.r10,
+        r11: general.r11,
+        r12: general.r12,
+        r13: general.r13,
+        r14: general.r14,
+        r15: general.r15,
+        cs: special.cs.selector,
+        cr0: special.cr0,
+        cr2: special.cr2,
+        cr3: special.cr3,
+        cr4: special.cr4,
+        efer: special.efer,
+    })
+}

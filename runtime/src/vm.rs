@@ -1,0 +1,115 @@
+//! A VM as the host holds it.
+
+use std::sync::Arc;
+
+use ringlet_metrics::{VmMetrics, VmState};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{Error, Result};
+use crate::lifecycle::{Reply, VmCommand};
+use crate::outcome::Outcome;
+use crate::serial::SerialInput;
+
+/// What a VM's task tells its handle.
+#[derive(Debug)]
+pub(crate) struct VmStatus {
+    pub(crate) state: watch::Sender<VmState>,
+    pub(crate) outcome: watch::Sender<Option<Arc<Outcome>>>,
+}
+
+impl Default for VmStatus {
+    fn default() -> Self {
+        Self { state: watch::Sender::new(VmState::Created), outcome: watch::Sender::new(None) }
+    }
+}
+
+/// A handle to one VM. Dropping it stops the VM.
+///
+/// The futures of its methods need no particular executor and may be dropped at any await: what was asked is
+/// done all the same.
+#[derive(Debug)]
+pub struct Vm {
+    id: String,
+    commands: mpsc::UnboundedSender<VmCommand>,
+    status: Arc<VmStatus>,
+    metrics: Arc<VmMetrics>,
+    input: SerialInput,
+}
+
+impl Vm {
+    pub(crate) fn new(
+        id: String,
+        commands: mpsc::UnboundedSender<VmCommand>,
+        status: Arc<VmStatus>,
+        metrics: Arc<VmMetrics>,
+        input: SerialInput,
+    ) -> Self {
+        Self { id, commands, status, metrics, input }
+    }
+
+    /// The VM's identifier, unique in its runtime.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the VM is doing now.
+    pub fn state(&self) -> VmState {
+        *self.status.state.borrow()
+    }
+
+    /// The VM's counters.
+    pub fn metrics(&self) -> &VmMetrics {
+        &self.metrics
+    }
+
+    /// The VM's serial input.
+    pub fn serial_input(&self) -> SerialInput {
+        self.input.clone()
+    }
+
+    /// Lets a created VM run. An error if it was started before or has ended.
+    pub async fn start(&self) -> Result<()> {
+        self.command("start", VmCommand::Start).await
+    }
+
+    /// Pauses a running VM; true when no vCPU executes guest code any more and every access is complete. A vCPU
+    /// that waits for its serial output counts as paused. Pausing a paused VM does nothing.
+    pub async fn pause(&self) -> Result<()> {
+        self.command("be paused", VmCommand::Pause).await
+    }
+
+    /// Lets a paused VM run again. Resuming a running VM does nothing.
+    pub async fn resume(&self) -> Result<()> {
+        self.command("be resumed", VmCommand::Resume).await
+    }
+
+    /// Asks the VM to stop, from any state, and returns at once. The outcome is [`Outcome::Stopped`] unless the
+    /// guest ended before.
+    pub fn request_stop(&self) {
+        // If nobody receives it, the VM has ended.
+        let _ = self.commands.send(VmCommand::Stop);
+    }
+
+    /// Stops the VM and waits for its outcome.
+    pub async fn stop(&self) -> Arc<Outcome> {
+        self.request_stop();
+        self.wait().await
+    }
+
+    /// Waits until the VM has ended.
+    pub async fn wait(&self) -> Arc<Outcome> {
+        let mut outcome = self.status.outcome.subscribe();
+        match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+            Ok(Some(outcome)) => outcome,
+            // This handle keeps the sender alive, and `wait_for` has seen a value.
+            Ok(None) | Err(_) => Arc::new(Outcome::Failed { error: "the VM's task is gone".into() }),
+        }
+    }
+
+    async fn command(&self, operation: &'static str, command: fn(Reply) -> VmCommand) -> Result<()> {
+        let ended = || Error::State { operation, state: "has ended" };
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
