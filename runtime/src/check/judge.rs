@@ -24,7 +24,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Item> {
     items.extend([
         io_uring(&facts.io_uring),
         open_files(&facts.limits),
-        threads(&facts.limits),
+        threads(&facts.limits, facts.identity.uid),
         locked_memory(facts.limits.locked_memory, &facts.kernel),
         mappings(facts.limits.mappings),
         memory(&facts.memory),
@@ -100,10 +100,11 @@ fn open_files(limits: &Limits) -> Item {
     }
 }
 
-fn threads(limits: &Limits) -> Item {
+/// Root is not held to `RLIMIT_NPROC`.
+fn threads(limits: &Limits, uid: u32) -> Item {
     let item = Item::new("limits.threads", "threads");
     let named = [
-        (limits.user_threads, "RLIMIT_NPROC", "sudo prlimit --pid $$ --nproc=unlimited"),
+        (limits.user_threads.filter(|_| uid != 0), "RLIMIT_NPROC", "sudo prlimit --pid $$ --nproc=unlimited"),
         (limits.threads_max, "kernel.threads-max", "sudo sysctl kernel.threads-max=200000"),
         (limits.pid_max, "kernel.pid_max", "sudo sysctl kernel.pid_max=4194304"),
         (

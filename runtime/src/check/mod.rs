@@ -13,6 +13,7 @@ mod probe;
 mod probe_cgroup;
 mod probe_kvm;
 
+use ringlet_metrics::Escaped;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -81,13 +82,13 @@ impl Item {
     /// The verdict, what was found, and what it means.
     fn verdict(mut self, status: Status, found: impl AsRef<str>, means: impl Into<String>) -> Self {
         self.status = status;
-        self.found = escape(found.as_ref());
+        self.found = Escaped(found.as_ref()).to_string();
         self.means = means.into();
         self
     }
 
     fn remedy(mut self, command: impl AsRef<str>) -> Self {
-        self.remedy = Some(escape(command.as_ref()));
+        self.remedy = Some(Escaped(command.as_ref()).to_string());
         self
     }
 
@@ -161,21 +162,6 @@ impl Report {
 #[must_use]
 pub fn report() -> Report {
     Report::new(judge::judge(&probe::probe()))
-}
-
-/// `text` with control characters, and those that change the direction of text, written as `\u{…}`.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            c if c.is_control() => escaped.extend(c.escape_unicode()),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                escaped.extend(c.escape_unicode());
-            }
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

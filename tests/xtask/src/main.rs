@@ -10,6 +10,7 @@
 mod dependencies;
 mod plan;
 mod process;
+mod security;
 mod soak;
 mod source;
 mod steps;

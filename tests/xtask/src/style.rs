@@ -1,6 +1,7 @@
 //! The rules of CONTRIBUTING that no lint of the compiler holds: sizes, and where `unsafe` may be written.
 
 use crate::process::root;
+use crate::security;
 use crate::source::{Function, functions, has_word};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ pub(crate) fn check() -> Result<()> {
         }
     }
     wrong.extend(misplaced_unsafe(&sources, &allowed));
+    let document = std::fs::read_to_string(root().join("docs/security.md")).context("docs/security.md")?;
+    wrong.extend(security::check(&document, &sources).err().map(|error| error.to_string()));
     let usual = lengths.iter().filter(|&&lines| lines <= USUAL_FUNCTION_LINES).count();
     println!(
         "    {} files, {usual} of {} functions have ≤ {USUAL_FUNCTION_LINES} lines",
