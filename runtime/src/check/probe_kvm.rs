@@ -2,39 +2,31 @@
 
 use super::facts::{Backend, Capability, Cpu, Kvm, KvmDevice};
 use super::probe::{Files, open_error};
+use crate::kvm::REQUIRED;
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm as Device};
 
 /// Interrupt lines that a split irqchip reserves for the IOAPIC in user space.
 const IOAPIC_PINS: u64 = 24;
 
-const fn required(name: &'static str, used_for: &'static str) -> Capability {
-    Capability { name, required: true, used_for }
-}
-
-const fn optional(name: &'static str, used_for: &'static str) -> Capability {
-    Capability { name, required: false, used_for }
-}
-
-/// What is asked for. KVM_SET_SIGNAL_MASK, which a kick needs too, is older than capabilities are.
-const CAPABILITIES: [(Cap, Capability); 16] = [
-    (Cap::UserMemory, required("USER_MEMORY", "guest RAM")),
-    (Cap::DestroyMemoryRegionWorks, required("DESTROY_MEMORY_REGION_WORKS", "guest RAM")),
-    (Cap::Irqchip, required("IRQCHIP", "local APIC in the kernel")),
-    (Cap::SplitIrqchip, required("SPLIT_IRQCHIP", "IOAPIC in user space")),
-    (Cap::IrqRouting, required("IRQ_ROUTING", "interrupts of devices")),
-    (Cap::Irqfd, required("IRQFD", "interrupts without a system call of the vCPU")),
-    (Cap::SignalMsi, required("SIGNAL_MSI", "an interrupt that was asserted while masked")),
-    (Cap::Ioeventfd, required("IOEVENTFD", "doorbells without an exit to user space")),
-    (Cap::ImmediateExit, required("IMMEDIATE_EXIT", "stopping a vCPU without a lost kick")),
-    (Cap::ExtCpuid, required("EXT_CPUID", "the guest's CPUID")),
-    (Cap::MpState, required("MP_STATE", "further vCPUs")),
-    (Cap::TscDeadlineTimer, optional("TSC_DEADLINE_TIMER", "the guest's cheapest timer")),
-    (Cap::X2ApicApi, optional("X2APIC_API", "more than 255 interrupt targets")),
-    (Cap::GetTscKhz, optional("GET_TSC_KHZ", "telling the guest its clock rate")),
-    (Cap::AdjustClock, optional("ADJUST_CLOCK", "kvm-clock over pauses")),
-    (Cap::DirtyLogRing, optional("DIRTY_LOG_RING", "finding changed memory")),
+/// What a VM makes use of where it is there, and for what. KVM_SET_SIGNAL_MASK, which a kick needs, is older
+/// than capabilities are.
+const OPTIONAL: [(Cap, &str, &str); 5] = [
+    (Cap::TscDeadlineTimer, "KVM_CAP_TSC_DEADLINE_TIMER", "the guest's cheapest timer"),
+    (Cap::X2ApicApi, "KVM_CAP_X2APIC_API", "more than 255 interrupt targets"),
+    (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ", "telling the guest its clock rate"),
+    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK", "kvm-clock over pauses"),
+    (Cap::DirtyLogRing, "KVM_CAP_DIRTY_LOG_RING", "finding changed memory"),
 ];
+
+/// Everything that is asked for.
+fn capabilities() -> impl Iterator<Item = (Cap, Capability)> {
+    let required =
+        REQUIRED.map(|(cap, name)| (cap, Capability { name, required: true, used_for: "every VM" }));
+    let optional =
+        OPTIONAL.map(|(cap, name, used_for)| (cap, Capability { name, required: false, used_for }));
+    required.into_iter().chain(optional)
+}
 
 pub(super) fn probe(files: &Files, cpu: Cpu) -> Kvm {
     let device = Device::new().map_err(|error| open_error(error.errno()));
@@ -60,10 +52,10 @@ pub(super) fn backend(files: &Files, cpu: Cpu) -> Backend {
 }
 
 fn look_at(device: &Device) -> KvmDevice {
-    let known = |&(cap, capability): &(Cap, Capability)| (capability, device.check_extension(cap));
+    let known = |(cap, capability)| (capability, device.check_extension(cap));
     KvmDevice {
         api_version: device.get_api_version(),
-        capabilities: CAPABILITIES.iter().map(known).collect(),
+        capabilities: capabilities().map(known).collect(),
         max_vcpus: device.get_max_vcpus(),
         memory_slots: device.get_nr_memslots(),
         trial: trial(device),
@@ -83,7 +75,7 @@ fn trial(device: &Device) -> Result<(), String> {
 /// For the judgement's tests: every capability there.
 #[cfg(test)]
 pub(super) fn all_capabilities() -> Vec<(Capability, bool)> {
-    CAPABILITIES.iter().map(|&(_, capability)| (capability, true)).collect()
+    capabilities().map(|(_, capability)| (capability, true)).collect()
 }
 
 #[cfg(test)]

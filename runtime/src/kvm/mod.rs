@@ -16,9 +16,10 @@ use ringlet_boot::cpuid::Backend;
 use crate::error::{Error, Result};
 
 /// The capabilities without which no VM can be made.
-const REQUIRED: [(Cap, &str); 7] = [
+pub(crate) const REQUIRED: [(Cap, &str); 8] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
     (Cap::Irqfd, "KVM_CAP_IRQFD"),
     (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
