@@ -12,7 +12,7 @@ use ringlet_boot::{BootRequest, Image, Initrd, VcpuInit, layout};
 use ringlet_devices::ioapic::{self, Ioapic};
 use ringlet_devices::{Bus, BusDevice, BusError, BusKind, Cmos, GuestPorts, I8042, Serial, SerialOutput};
 use ringlet_io::{Backing, GuestRam, InterruptLine};
-use ringlet_metrics::{BootPhase, GuestLog, VmInfo, VmMetrics};
+use ringlet_metrics::{BootPhase, GuestLog, VmInfo};
 use tokio::sync::{Notify, mpsc};
 
 use crate::config::{HugePages, VmConfig};
@@ -26,7 +26,7 @@ use crate::runtime::Inner;
 use crate::serial::{Console, SerialParts, input_queue};
 use crate::vcpu::control::Request;
 use crate::vcpu::{self, VcpuControl, VcpuSeed};
-use crate::vm::{Vm, VmStatus};
+use crate::vm::{Identity, Vm, VmStatus};
 
 /// Opened things that a VM is given, so that it never opens a path itself.
 #[derive(Debug, Clone, Default)]
@@ -79,12 +79,6 @@ struct Plan<'a> {
     console: Console,
     image: Image,
     initrd: Option<Initrd>,
-}
-
-/// A VM's name to the outside.
-struct Identity {
-    id: String,
-    metrics: Arc<VmMetrics>,
 }
 
 /// The device ends that the shard looks after, and the kernel's end of the interrupt.
@@ -173,13 +167,14 @@ impl<'a> Plan<'a> {
 
     fn register(&self) -> Identity {
         let id = self.runtime.next_id();
+        let name = self.config.ringlet.name.clone().unwrap_or_else(|| id.clone());
         let metrics = self.runtime.registry.register_vm(VmInfo {
             id: id.clone(),
-            name: self.config.ringlet.name.clone().unwrap_or_else(|| id.clone()),
+            name: name.clone(),
             image: self.image.name().to_owned(),
             tenant: String::new(),
         });
-        Identity { id, metrics }
+        Identity { id, name, metrics }
     }
 
     fn build_machine(
@@ -217,7 +212,7 @@ impl<'a> Plan<'a> {
             backend: self.runtime.host.backend,
             log: GuestLog::new(identity.id.clone(), Arc::clone(metrics)),
             metrics: Arc::clone(metrics),
-            phases: Phases::new(self.runtime.registry.clone()),
+            phases: Arc::new(Phases::new(self.runtime.registry.clone())),
         };
         Ok((Arc::new(machine), Wiring { serial, output_bell, input_bell, irq }))
     }
@@ -263,7 +258,7 @@ impl<'a> Plan<'a> {
     ) -> (Vm, VmParts) {
         let (sender, commands) = mpsc::unbounded_channel();
         let (input, input_queue) = input_queue();
-        let status = Arc::new(VmStatus::default());
+        let status = Arc::new(VmStatus::new(Arc::clone(&machine.phases)));
         let timeout = self.config.ringlet.timeout_ms.map(Duration::from_millis);
         let serial = SerialParts {
             console: self.console,
@@ -294,7 +289,7 @@ impl<'a> Plan<'a> {
             deadline: None,
         };
         let parts = VmParts { task, serial, commands: sender.downgrade() };
-        (Vm::new(identity.id, sender, status, identity.metrics, input), parts)
+        (Vm::new(identity, sender, status, input), parts)
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Machine {
     pub(crate) backend: Backend,
     pub(crate) log: GuestLog,
     pub(crate) metrics: Arc<VmMetrics>,
-    pub(crate) phases: Phases,
+    pub(crate) phases: Arc<Phases>,
 }
 
 impl Machine {
@@ -42,6 +42,7 @@ impl Machine {
 }
 
 /// When a VM passed the milestones of its start. Each counts once, however often the guest repeats it.
+#[derive(Debug)]
 pub(crate) struct Phases {
     registry: Registry,
     /// When the VM was asked to start.

@@ -1,4 +1,9 @@
 //! The `ringlet` command.
-fn main() {
-    println!("hi");
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
 }

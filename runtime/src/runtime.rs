@@ -108,6 +108,11 @@ impl Runtime {
         Ok(())
     }
 
+    /// Opens and checks the image that `image` names, once for many VMs (see [`Resources::image`]).
+    pub fn open_image(&self, image: &ImageRef) -> Result<Image> {
+        self.inner.open_image(image)
+    }
+
     fn assemble(&self, config: &VmConfig, resources: Resources, running: bool) -> Result<Vm> {
         let (vm, parts) = assembly::assemble(&self.inner, config, resources, running)?;
         let turn = self.placed.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);

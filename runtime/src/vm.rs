@@ -1,25 +1,35 @@
 //! A VM as the host holds it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringlet_metrics::{VmMetrics, VmState};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{Reply, VmCommand};
+use crate::machine::Phases;
 use crate::outcome::Outcome;
 use crate::serial::SerialInput;
 
-/// What a VM's task tells its handle.
+/// What a VM is called, and where it is counted.
+pub(crate) struct Identity {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) metrics: Arc<VmMetrics>,
+}
+
+/// What a VM tells its handle.
 #[derive(Debug)]
 pub(crate) struct VmStatus {
+    pub(crate) phases: Arc<Phases>,
     pub(crate) state: watch::Sender<VmState>,
     pub(crate) outcome: watch::Sender<Option<Arc<Outcome>>>,
 }
 
-impl Default for VmStatus {
-    fn default() -> Self {
-        Self { state: watch::Sender::new(VmState::Created), outcome: watch::Sender::new(None) }
+impl VmStatus {
+    pub(crate) fn new(phases: Arc<Phases>) -> Self {
+        Self { phases, state: watch::Sender::new(VmState::Created), outcome: watch::Sender::new(None) }
     }
 }
 
@@ -30,6 +40,7 @@ impl Default for VmStatus {
 #[derive(Debug)]
 pub struct Vm {
     id: String,
+    name: String,
     commands: mpsc::UnboundedSender<VmCommand>,
     status: Arc<VmStatus>,
     metrics: Arc<VmMetrics>,
@@ -38,18 +49,29 @@ pub struct Vm {
 
 impl Vm {
     pub(crate) fn new(
-        id: String,
+        identity: Identity,
         commands: mpsc::UnboundedSender<VmCommand>,
         status: Arc<VmStatus>,
-        metrics: Arc<VmMetrics>,
         input: SerialInput,
     ) -> Self {
-        Self { id, commands, status, metrics, input }
+        let Identity { id, name, metrics } = identity;
+        Self { id, name, commands, status, metrics, input }
     }
 
     /// The VM's identifier, unique in its runtime.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The VM's name: as configured, or its identifier.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The time from the VM's start until its guest said that it is ready (the byte 123 to I/O port 0xF5); `None`
+    /// before that.
+    pub fn time_to_ready(&self) -> Option<Duration> {
+        self.status.phases.time_to_ready()
     }
 
     /// What the VM is doing now.

@@ -1,0 +1,143 @@
+//! The `ringlet` command: arguments in, exit status out. Everything it does is done by the library.
+
+mod log;
+mod run;
+mod terminal;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use ringlet::{check, images};
+use ringlet_metrics::Escaped;
+
+/// What every part of the command fails with: a message for the user.
+type CliResult<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Exit status when Ringlet itself failed, as opposed to the guest.
+const FAILED: u8 = 125;
+
+/// Runs small virtual machines on Linux/KVM.
+#[derive(Debug, Parser)]
+#[command(name = "ringlet", version, styles = styles(), max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Try `ringlet run hello`, or `ringlet check` if that does not work.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a VM in the foreground
+    Run(Box<run::RunArgs>),
+    /// Tell whether this host can run VMs, and what would mend it
+    Check(CheckArgs),
+    /// List the guest images that are part of this binary
+    Images(ImagesArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page (troff; try `ringlet man | man -l -`)
+    Man,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ImagesArgs {
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command line and returns the exit status.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => print_check(&args),
+        Command::Images(args) => print_images(&args),
+        Command::Completions { shell } => print_completions(shell),
+        Command::Man => print_man(),
+    };
+    match result {
+        Ok(status) => status,
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "ringlet: {}", Escaped(&error.to_string()));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// The reader of our standard output has gone: nothing is left to do, and nothing is wrong.
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn print_check(args: &CheckArgs) -> CliResult<ExitCode> {
+    let report = check::report();
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        let colour = out.is_terminal();
+        report.print(&mut out, colour)?;
+    }
+    Ok(if report.can_run() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_images(args: &ImagesArgs) -> CliResult<ExitCode> {
+    let mut out = io::stdout().lock();
+    if args.json {
+        let list: Vec<_> = images::IMAGES
+            .iter()
+            .map(|image| serde_json::json!({"name": image.name, "about": image.about, "bytes": image.bytes.len()}))
+            .collect();
+        serde_json::to_writer_pretty(&mut out, &list)?;
+        writeln!(out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for image in images::IMAGES {
+        writeln!(out, "{:<10} {:>4} KiB  {}", image.name, image.bytes.len().div_ceil(1024), image.about)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_completions(shell: Shell) -> CliResult<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ringlet", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_man() -> CliResult<ExitCode> {
+    let mut page = Vec::new();
+    let command = Cli::command();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        let name = format!("ringlet-{}", verb.get_name());
+        clap_mangen::Man::new(verb.clone().name(name)).render(&mut page)?;
+    }
+    io::stdout().write_all(&page)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Colours of the help; clap uses them on a terminal only.
+fn styles() -> Styles {
+    Styles::styled()
+        .header(AnsiColor::Green.on_default().bold())
+        .usage(AnsiColor::Green.on_default().bold())
+        .literal(AnsiColor::Cyan.on_default().bold())
+        .placeholder(AnsiColor::Cyan.on_default())
+}

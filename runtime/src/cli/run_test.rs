@@ -1,0 +1,42 @@
+use super::*;
+
+#[test]
+fn memory_needs_a_suffix_and_whole_mebibytes() {
+    assert_eq!(parse_memory("128M"), Ok(128));
+    assert_eq!(parse_memory("2G"), Ok(2048));
+    assert_eq!(parse_memory("4096K"), Ok(4));
+    for (text, what) in [
+        ("128", "Say 128M"),
+        ("M", "not a number"),
+        ("1.5G", "not a number"),
+        ("12X", "suffixes"),
+        ("1K", "multiple of 1M"),
+        ("99999999999999999999G", "not a number"),
+        ("9999999999T", "too large"),
+        ("-1M", "not a number"),
+    ] {
+        let error = parse_memory(text).unwrap_err();
+        assert!(error.contains(what), "{text}: {error}");
+    }
+}
+
+#[test]
+fn options_win_over_the_configuration_file() {
+    use clap::Parser;
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        file.path(),
+        r#"{"boot-source": {"kernel_image_path": "hello", "boot_args": "a"}, "machine-config": {"vcpu_count": 2}}"#,
+    )
+    .unwrap();
+    let path = file.path().to_str().unwrap();
+    let line = Line::parse_from(["run", "--config-file", path, "--memory", "64M", "--", "x", "y z"]);
+    let config = line.run.config().unwrap();
+    assert_eq!(config, VmConfig::new("hello").cmdline("a").vcpus(2).memory_mib(64).args(["x", "y z"]));
+    assert!(Line::try_parse_from(["run"]).is_err(), "neither image nor file");
+}
