@@ -91,7 +91,7 @@ fn clippy() -> Step {
 
 fn docs() -> Step {
     Step::new("docs", || {
-        let doc = Run::cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+        let doc = Run::cargo(&["doc", "--workspace", "--no-deps"]);
         doc.env("RUSTDOCFLAGS", "-D warnings").run()
     })
 }
