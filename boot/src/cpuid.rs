@@ -106,7 +106,7 @@ fn set_basics(entries: &mut [kvm_cpuid_entry2], context: &CpuidContext) {
 
 /// Bits of an APIC id that number the cores of the one socket.
 fn id_bits(vcpus: u32) -> u32 {
-    vcpus.max(1).next_power_of_two().trailing_zeros()
+    u32::BITS - vcpus.saturating_sub(1).leading_zeros()
 }
 
 /// Rewrites the extended topology leaves 0xB and, if the CPU has it, 0x1F (Intel SDM volume 2, CPUID).
@@ -152,7 +152,7 @@ fn set_cache_sharing(entries: &mut [kvm_cpuid_entry2], function: u32, context: &
 fn set_amd_topology(entries: &mut [kvm_cpuid_entry2], context: &CpuidContext) {
     for entry in each(entries, 0x8000_0008) {
         let cores = context.vcpus.saturating_sub(1).min(0xFF);
-        entry.ecx = entry.ecx & !0xF0FF | cores | id_bits(context.vcpus) << 12;
+        entry.ecx = entry.ecx & !0xF0FF | cores | id_bits(context.vcpus).min(0xF) << 12;
     }
     for entry in each(entries, 0x8000_0001) {
         let legacy = 1 << 1;

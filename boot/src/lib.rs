@@ -17,6 +17,8 @@ mod load;
 mod paging;
 mod params;
 mod regs;
+#[cfg(test)]
+mod testing;
 
 pub use cmdline::CmdlineError;
 pub use cpuid::{Backend, CpuidContext};
