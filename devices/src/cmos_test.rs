@@ -79,7 +79,8 @@ fn every_day_of_a_cycle_follows_the_day_before() {
     let mut previous = civil(0);
     for days in 1..=146_097 {
         let (year, month, day) = civil(days);
-        let leap = previous.0 % 4 == 0 && (previous.0 % 100 != 0 || previous.0 % 400 == 0);
+        let leap = (previous.0.is_multiple_of(4) && !previous.0.is_multiple_of(100))
+            || previous.0.is_multiple_of(400);
         let length = match previous.1 {
             2 if leap => 29,
             2 => 28,

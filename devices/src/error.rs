@@ -56,6 +56,9 @@ pub enum GuestError {
         /// Offset in bytes.
         offset: u64,
     },
+    /// A byte was sent to a loopback whose FIFO is full.
+    #[error("the receive FIFO is full")]
+    SerialOverrun,
     /// An unmasked redirection entry asks for a delivery mode that is not served; the pin delivers nothing.
     #[error("pin {pin}: delivery mode {mode} ({name}) is not served", name = delivery_mode_name(*.mode))]
     DeliveryMode {
@@ -88,6 +91,7 @@ impl GuestError {
             Self::BadValue { .. } | Self::Vector { .. } => GuestErrorKind::BadValue,
             Self::ReadOnly { .. } | Self::ReadOnlyIndex { .. } => GuestErrorKind::ReadOnly,
             Self::WriteOnly { .. } => GuestErrorKind::WriteOnly,
+            Self::SerialOverrun => GuestErrorKind::SerialOverrun,
             Self::DeliveryMode { .. } => GuestErrorKind::IoapicDeliveryMode,
         }
     }

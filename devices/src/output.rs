@@ -5,8 +5,12 @@
 //! shard fetches the bytes, and a vCPU thread decides how it waits.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+#[cfg(not(all(test, ringlet_loom)))]
+use std::sync::{Mutex, MutexGuard};
 
+#[cfg(all(test, ringlet_loom))]
+use loom::sync::{Mutex, MutexGuard};
 use ringlet_metrics::VmMetrics;
 
 /// What happens to a byte for which there is no room.
@@ -74,11 +78,14 @@ impl SerialOutput {
 
     /// Appends a byte; the caller rings the doorbell once its own locks are released.
     pub(crate) fn append(&self, byte: u8) -> Result<Appended<'_>, Full> {
-        let pushed = self.lock().push(byte)?;
+        let mut buffer = self.lock();
+        let pushed = buffer.push(byte)?;
+        // Under the lock: whoever takes the bytes finds the numbers that belong to them.
         self.metrics.serial_sent_bytes.inc();
         if pushed.dropped {
             self.metrics.serial_dropped_bytes.inc();
         }
+        drop(buffer);
         Ok(Appended(pushed.first.then_some(self)))
     }
 
@@ -184,3 +191,7 @@ impl Buffer {
 #[cfg(test)]
 #[path = "output_test.rs"]
 mod tests;
+
+#[cfg(all(test, ringlet_loom))]
+#[path = "output_loom_test.rs"]
+mod loom_tests;

@@ -178,8 +178,10 @@ impl BusDevice for Serial {
         let &[value] = data else { return Err(GuestError::BadWidth { offset, width: data.len() }) };
         let register = register(offset)?;
         let mut inner = self.lock();
-        if inner.uart.transmits(register) && !self.output.has_room() {
-            return Ok(Action::WaitForSerial);
+        match inner.uart.target(register) {
+            Target::Line if !self.output.has_room() => return Ok(Action::WaitForSerial),
+            Target::Fifo if inner.uart.0.fifo_capacity() == 0 => return Err(GuestError::SerialOverrun),
+            Target::Line | Target::Fifo | Target::Register => {}
         }
         let Some(sent) = inner.uart.write(register, value) else {
             let effects = self.settle(&mut inner, None);
@@ -222,6 +224,17 @@ fn register(offset: u64) -> Result<u8, GuestError> {
     }
 }
 
+/// Where a written byte goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// Out of the machine.
+    Line,
+    /// Into the receive FIFO (loopback).
+    Fifo,
+    /// Into a register.
+    Register,
+}
+
 /// vm-superio's UART, with an interrupt that is a note and an output that is one byte.
 struct Uart(VmSuperioSerial<Edge, NoEvents, Sent>);
 
@@ -246,9 +259,15 @@ impl Uart {
         self.0.enqueue_raw_bytes(bytes).unwrap_or(0)
     }
 
-    /// True if a write to `register` would transmit.
-    fn transmits(&mut self, register: u8) -> bool {
-        register == DATA && self.0.read(LINE_CONTROL) & LINE_CONTROL_DLAB == 0 && !self.is_loopback()
+    /// Where a write to `register` would go.
+    fn target(&mut self, register: u8) -> Target {
+        if register != DATA || self.0.read(LINE_CONTROL) & LINE_CONTROL_DLAB != 0 {
+            Target::Register
+        } else if self.is_loopback() {
+            Target::Fifo
+        } else {
+            Target::Line
+        }
     }
 
     fn is_loopback(&mut self) -> bool {

@@ -15,6 +15,8 @@ const PIN_COUNT: usize = PINS as usize;
 const ID: u8 = 0x00;
 const VERSION: u8 = 0x01;
 const ARBITRATION: u8 = 0x02;
+/// Boot configuration, which version 0x20 added (82801BA data sheet, section 8.5).
+const BOOT: u8 = 0x03;
 const FIRST_ENTRY: u8 = 0x10;
 const LAST_ENTRY: u8 = FIRST_ENTRY + 2 * PINS - 1;
 
@@ -23,6 +25,9 @@ const LAST_ENTRY: u8 = FIRST_ENTRY + 2 * PINS - 1;
 const VERSION_NUMBER: u32 = 0x20;
 const ID_SHIFT: u32 = 24;
 const ID_MASK: u8 = 0x0F;
+
+/// Boot configuration, bit 0: interrupts are delivered as messages on the system bus.
+const BOOT_MESSAGES: u32 = 1;
 
 /// Registers and lines.
 #[derive(Debug)]
@@ -61,6 +66,7 @@ impl Table {
         match self.select {
             ID | ARBITRATION => Ok(u32::from(self.id) << ID_SHIFT),
             VERSION => Ok(VERSION_NUMBER | u32::from(PINS - 1) << 16),
+            BOOT => Ok(BOOT_MESSAGES),
             index => {
                 let (pin, high) = entry_half(index)?;
                 let bits = self.entry(pin).bits();
@@ -73,7 +79,7 @@ impl Table {
     pub(super) fn write(&mut self, value: u32) -> Result<Action, GuestError> {
         match self.select {
             ID => self.id = (value >> ID_SHIFT) as u8 & ID_MASK,
-            index @ (VERSION | ARBITRATION) => return Err(GuestError::ReadOnlyIndex { index }),
+            index @ (VERSION | ARBITRATION | BOOT) => return Err(GuestError::ReadOnlyIndex { index }),
             index => {
                 let (pin, high) = entry_half(index)?;
                 return self.write_entry(pin, high, value);
