@@ -1,7 +1,7 @@
 //! What this host offers to VMs, in words that help: the report behind `ringlet check`.
 //!
-//! [`report`] looks at the host ([`probe`]) and judges what it saw ([`judge`]); the judgement is a pure
-//! function of plain [`facts`], so every verdict is tested with fabricated hosts. It owns the report's
+//! [`report`] looks at the host (`probe`) and judges what it saw (`judge`); the judgement is a pure
+//! function of plain `facts`, so every verdict is tested with fabricated hosts. It owns the report's
 //! format, which is stable (see [`Report`]). It never changes anything on the host, starts no guest code
 //! and needs no privilege; the only thing it creates is one empty VM, gone before it returns.
 
