@@ -53,7 +53,7 @@ pub(crate) fn assemble(
     config: &VmConfig,
     resources: Resources,
     running: bool,
-) -> Result<(Vm, VmParts)> {
+) -> Result<(Vm, Box<VmParts>)> {
     let begun = Instant::now();
     let plan = Plan::new(runtime, config, resources)?;
     let ram = plan.allocate_ram()?;
@@ -255,7 +255,7 @@ impl<'a> Plan<'a> {
         wiring: Wiring,
         team: Team,
         running: bool,
-    ) -> (Vm, VmParts) {
+    ) -> (Vm, Box<VmParts>) {
         let (sender, commands) = mpsc::unbounded_channel();
         let (input, input_queue) = input_queue();
         let status = Arc::new(VmStatus::new(Arc::clone(&machine.phases)));
@@ -288,7 +288,7 @@ impl<'a> Plan<'a> {
             running,
             deadline: None,
         };
-        let parts = VmParts { task, serial, commands: sender.downgrade() };
+        let parts = Box::new(VmParts { task, serial, commands: sender.downgrade() });
         (Vm::new(identity, sender, status, input), parts)
     }
 }

@@ -24,7 +24,7 @@ pub enum Outcome {
         vcpus: Vec<VcpuReport>,
     },
     /// The guest did something that ends a machine.
-    Crashed(Crash),
+    Crashed(Box<Crash>),
     /// Ringlet or KVM failed; not the guest's doing as far as is known.
     Failed {
         /// What failed.

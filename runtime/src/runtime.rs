@@ -34,7 +34,7 @@ pub struct RuntimeOptions {
 /// It never ends the process, installs no signal handler and changes no process-wide setting. It uses one
 /// real-time signal (`SIGRTMIN + 3`), blocked except inside `KVM_RUN`, towards its own threads only.
 pub struct Runtime {
-    shards: Vec<Shard<VmParts>>,
+    shards: Vec<Shard<Box<VmParts>>>,
     inner: Arc<Inner>,
     engine: Engine,
     /// VMs placed so far; they go round the shards.

@@ -24,11 +24,11 @@ impl VmService {
 }
 
 impl Service for VmService {
-    type Command = VmParts;
+    type Command = Box<VmParts>;
 
-    fn command(&mut self, cx: &ShardContext, parts: VmParts) {
+    fn command(&mut self, cx: &ShardContext, parts: Box<VmParts>) {
         self.vms.retain(|vm| !vm.life.is_finished());
-        let VmParts { task, serial, commands } = parts;
+        let VmParts { task, serial, commands } = *parts;
         let owner = Owner::new(serial.metrics.clone());
         let pumps = serial.start(cx, &owner);
         let life = cx.spawn(&owner, task.run(cx.clone(), pumps));

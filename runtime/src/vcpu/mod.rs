@@ -282,7 +282,7 @@ impl Vcpu {
         self.machine.metrics.exits.inc(kind);
         let vcpu = self.report();
         let instruction = self.instruction_at(vcpu.registers.rip);
-        Step::End(Outcome::Crashed(Crash { cause, vcpu, instruction }))
+        Step::End(Outcome::Crashed(Box::new(Crash { cause, vcpu, instruction })))
     }
 
     fn unexpected(&mut self, error: String) -> Step {
