@@ -26,9 +26,14 @@ macro_rules! bundled {
 
 /// All bundled images, sorted by name.
 pub static IMAGES: &[BundledImage] = &[
+    bundled!("alloc", "touches all of its memory, verifies it, prints how much it was"),
     bundled!("exit", "exits with the code that is its argument"),
+    bundled!("fault", "ends in the way that its argument names; list: the ways"),
     bundled!("hello", "prints its command line, its memory and a computed value; --brief: one line"),
+    bundled!("hostile", "does everything wrong that a guest can; its argument is a seed"),
     bundled!("idle", "says that it is ready, then sleeps forever"),
+    bundled!("smp", "counts on all vCPUs together"),
+    bundled!("spin", "counts forever, or to as many millions as its argument says"),
 ];
 
 /// The bundled image of this name.

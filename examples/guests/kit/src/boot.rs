@@ -7,6 +7,7 @@ use core::slice;
 use crate::cmdline::{self, Args};
 use crate::layout::PAGE;
 use crate::memory::{MemoryMap, Span};
+use crate::paging;
 
 /// `hvm_start_info.magic`.
 const START_INFO_MAGIC: u32 = 0x336e_c578;
@@ -106,7 +107,7 @@ unsafe impl Sync for Boot {}
 static BOOT: Boot = Boot(UnsafeCell::new(Context::EMPTY));
 
 /// The machine as the VMM described it.
-pub fn context() -> &'static Context {
+pub(crate) fn context() -> &'static Context {
     // SAFETY: never written after `adopt`.
     unsafe { &*BOOT.0.get() }
 }
@@ -123,11 +124,19 @@ pub(crate) unsafe fn adopt(kind: u32, info: u64) -> &'static Context {
     self::context()
 }
 
+/// Maps the null page if something lies in it.
+fn reach(address: u64) {
+    if address < PAGE {
+        paging::map_null_page();
+    }
+}
+
 /// Reads a field of what the VMM handed over.
 ///
 /// # Safety
 /// `address` must lie in mapped RAM.
 unsafe fn field<T: Copy>(address: u64) -> T {
+    reach(address);
     // SAFETY: mapped RAM, any alignment.
     unsafe { core::ptr::with_exposed_provenance::<T>(address as usize).read_unaligned() }
 }
@@ -148,6 +157,7 @@ unsafe fn pvh(info: u64) -> Context {
         if version >= 1 {
             context.memory = MemoryMap::new(field(info + 40), field(info + 48), 24);
             context.reserved[2] = context.memory.span();
+            reach(context.reserved[2].start);
         }
         if modules > 0 {
             context.reserved[3] = Span::of(module_list, 32);
@@ -184,6 +194,7 @@ unsafe fn cmdline_at(address: u64) -> (&'static str, Span) {
     if address == 0 {
         return ("", Span::EMPTY);
     }
+    reach(address);
     // SAFETY: mapped RAM by the caller's promise; nothing writes to it later.
     let bytes = unsafe {
         let start = core::ptr::with_exposed_provenance::<u8>(address as usize);

@@ -101,8 +101,9 @@ pub fn flush_tlb() {
     unsafe { asm!("ud2", inout("eax") MARKER + FLUSH => _, options(nostack)) };
 }
 
-/// Halts this processor until an interrupt has been taken since the last call; returns how many were.
-pub fn wait() -> u64 {
+/// Halts this processor until an interrupt has been taken since the last call; returns how many were. Nothing arrives
+/// before the local APIC is enabled: see [`interrupts::wait`](crate::interrupts::wait).
+pub(crate) fn wait() -> u64 {
     let taken: u64;
     // SAFETY: the service clobbers what is listed, and the stubs that run meanwhile only count.
     unsafe {
@@ -144,10 +145,16 @@ pub fn index() -> usize {
     percpu::current_index()
 }
 
-/// Stops this processor for good.
+/// Stops this processor for good: halted, deaf to interrupts.
 pub fn park() -> ! {
-    set_interrupts(false);
     loop {
-        wait();
+        // SAFETY: halts; an NMI may wake it, hence the loop.
+        unsafe { call_in_ring0(halt, 0) };
     }
+}
+
+/// Halts with interrupts off.
+#[unsafe(naked)]
+unsafe extern "C" fn halt(_: u64) {
+    core::arch::naked_asm!("cli", "hlt", "ret")
 }

@@ -9,7 +9,7 @@
 .set KIND_LINUX, 2
 
 # The page of a processor, found from any interrupt stack by `and reg, -4096`. Mirrored in percpu.rs.
-.set CPU_EOI, 0x74
+.set CPU_APIC, 0x74
 .set CPU_TAKEN, 0x78
 .set CPU_SEEN, 0x80
 .set CPU_NESTED, 0x88
@@ -284,7 +284,7 @@ interrupt:
   inc qword ptr [rdx + CPU_TAKEN]
   cmp ecx, 0xff                   # spurious: nothing to acknowledge
   je 2f
-  cmp dword ptr [rdx + CPU_EOI], 1
+  cmp dword ptr [rdx + CPU_APIC], 1
   jne 1f
   mov ecx, 0x80b                  # x2APIC EOI
   xor eax, eax

@@ -31,6 +31,9 @@ pub mod cpu;
 pub mod exception;
 pub mod exit;
 mod heap;
+pub mod interrupts;
+pub mod ioapic;
+pub mod lapic;
 mod layout;
 mod mem;
 pub mod memory;
@@ -39,7 +42,9 @@ mod paging;
 mod percpu;
 pub mod port;
 pub mod serial;
+pub mod smp;
 pub mod sync;
+pub mod time;
 
 use core::arch::global_asm;
 
@@ -96,13 +101,21 @@ unsafe extern "Rust" {
 
 /// Where every processor arrives from ring 0. `kind` is 1 for PVH, 2 for Linux 64-bit, 0 for a further processor.
 #[unsafe(no_mangle)]
-extern "C" fn ringlet_start(kind: u32, info: u64, _processor: u32) -> ! {
+extern "C" fn ringlet_start(kind: u32, info: u64, processor: u32) -> ! {
+    if kind == 0 {
+        smp::arrive(processor as usize);
+    }
     // SAFETY: called once, by the boot processor, with what the VMM handed over.
     let context = unsafe { boot::adopt(kind, info) };
-    if context.has_word("ring0") {
-        cpu::enter_ring0();
-    }
+    choose_ring();
     memory::map_all();
     // SAFETY: `entry!` defines it with this signature.
     exit(unsafe { ringlet_guest_main(context) })
+}
+
+/// Leaves ring 3 if the command line says so.
+pub(crate) fn choose_ring() {
+    if boot::context().has_word("ring0") {
+        cpu::enter_ring0();
+    }
 }

@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cpu;
 use crate::memory::Span;
 use crate::sync::SpinLock;
 
@@ -12,10 +11,12 @@ pub(crate) const REACH: u64 = (DIRECTORIES as u64) << 30;
 const DIRECTORIES: usize = 64;
 /// Present, writable, ring 3, accessed, dirty, 2 MiB.
 const LARGE: u64 = 0xe7;
+/// Present, writable, ring 3, accessed, dirty.
+const SMALL: u64 = 0x67;
 /// Present, writable, ring 3, accessed.
 const TABLE: u64 = 0x27;
 
-#[repr(align(4096))]
+#[repr(C, align(4096))]
 struct Table([AtomicU64; 512]);
 
 impl Table {
@@ -44,13 +45,12 @@ pub(crate) fn map(span: Span) {
     }
     let _changing = CHANGING.lock();
     for page in first..last {
-        let directory = &POOL[(page >> 9) as usize - 1];
-        if page == first || page.is_multiple_of(512) {
-            // SAFETY: a table of entry.s, changed by atomic stores only.
-            let pdpt = unsafe { &*(&raw const ringlet_pdpt) };
-            pdpt.0[(page >> 9) as usize].store(directory.address() | TABLE, Ordering::Release);
-        }
-        directory.0[(page & 511) as usize].store(page << 21 | LARGE, Ordering::Release);
+        POOL[(page >> 9) as usize - 1].0[(page & 511) as usize].store(page << 21 | LARGE, Ordering::Release);
+    }
+    // SAFETY: a table of entry.s, changed by atomic stores only.
+    let pdpt = unsafe { &*(&raw const ringlet_pdpt) };
+    for gib in first >> 9..=(last - 1) >> 9 {
+        pdpt.0[gib as usize].store(POOL[gib as usize - 1].address() | TABLE, Ordering::Release);
     }
 }
 
@@ -63,12 +63,9 @@ pub(crate) fn is_mapped(address: u64) -> bool {
     address < REACH && POOL[(page >> 9) as usize - 1].0[(page & 511) as usize].load(Ordering::Relaxed) != 0
 }
 
-/// Takes away the page of 4 KiB at `address`, which must lie in the first 2 MiB.
-pub(crate) fn unmap_low(address: u64) {
+/// Makes the null page accessible: some firmware leaves what it hands over there.
+pub(crate) fn map_null_page() {
     // SAFETY: a table of entry.s, changed by atomic stores only.
     let table = unsafe { &*(&raw const ringlet_pt0) };
-    if let Some(entry) = table.0.get((address >> 12) as usize) {
-        entry.store(0, Ordering::Release);
-        cpu::flush_tlb();
-    }
+    table.0[0].store(SMALL, Ordering::Release);
 }

@@ -46,13 +46,12 @@ pub(crate) fn force() {
 /// What [`print!`](crate::print) calls.
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
-    let result = if FORCED.load(Ordering::Relaxed) {
+    // A `Display` of the caller's may fail; the port cannot.
+    let _ = if FORCED.load(Ordering::Relaxed) {
         Console.write_fmt(arguments)
     } else {
         CONSOLE.lock().write_fmt(arguments)
     };
-    // A `Display` of the caller's may fail; the port cannot.
-    drop(result);
 }
 
 /// Prints on the console.
