@@ -1,1 +1,167 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
+use super::*;
+use crate::doorbell::Doorbell;
+use crate::engine::EngineKind;
+use crate::file::RingFile;
+use crate::shard::ShardContext;
+use crate::task::Task;
+use crate::testing::*;
+
+on_both_engines!(
+    an_owner_spends_at_most_its_share_in_a_turn,
+    tasks_of_one_owner_divide_the_share,
+    sec_02_a_storming_owner_does_not_starve_another,
+    sec_02_many_storming_owners_do_not_starve_file_io,
+    sec_02_self_wakes_do_not_starve_file_io,
+    sec_02_commands_from_other_threads_do_not_starve_file_io,
+    what_is_not_spent_does_not_add_up,
+    next_turn_is_the_next_turn,
+);
+
+/// A task that spends as fast as it may, for ever; it notes the turn of everything that it spends.
+fn storm(cx: &ShardContext, owner: &Owner) -> (Task<()>, Rc<RefCell<Vec<u64>>>) {
+    let spent: Rc<RefCell<Vec<u64>>> = Rc::default();
+    let (budget, inner, log) = (cx.budget(owner), cx.clone(), Rc::clone(&spent));
+    let task = cx.spawn(owner, async move {
+        loop {
+            budget.spend().await;
+            log.borrow_mut().push(inner.turn());
+        }
+    });
+    (task, spent)
+}
+
+fn most_in_a_turn(turns: &[u64]) -> usize {
+    turns.chunk_by(|a, b| a == b).map(<[u64]>::len).max().unwrap_or(0)
+}
+
+async fn millis(cx: &ShardContext, millis: u64) {
+    cx.timer().sleep(Duration::from_millis(millis)).await;
+}
+
+/// Reads a file many times, one after the other; ends only if the ring's operations are submitted.
+async fn read_file(cx: &ShardContext, times: u32) {
+    let file = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], 0).unwrap();
+    let file = RingFile::new(file);
+    let mut buf = vec![0; 4096];
+    for _ in 0..times {
+        let result;
+        (result, buf) = cx.ring().read_at(&file, buf, 0).await;
+        assert_eq!(result.unwrap(), 4096);
+    }
+    assert_eq!(buf, [7; 4096]);
+}
+
+fn an_owner_spends_at_most_its_share_in_a_turn(engine: EngineKind) {
+    let turns = on_shard(engine, |cx| async move {
+        let owner = Owner::shard();
+        let (_first, one) = storm(&cx, &owner);
+        let (_second, other) = storm(&cx, &owner);
+        millis(&cx, 20).await;
+        let mut turns = one.take();
+        turns.extend(other.take());
+        turns.sort_unstable();
+        turns
+    });
+    assert_eq!(most_in_a_turn(&turns), REQUESTS_PER_TURN as usize);
+}
+
+fn tasks_of_one_owner_divide_the_share(engine: EngineKind) {
+    let spent = on_shard(engine, |cx| async move {
+        let owner = Owner::shard();
+        let storms: Vec<_> = (0..4).map(|_| storm(&cx, &owner)).collect();
+        millis(&cx, 30).await;
+        storms.iter().map(|(_, spent)| spent.borrow().len()).collect::<Vec<_>>()
+    });
+    let (least, most) = (*spent.iter().min().unwrap(), *spent.iter().max().unwrap());
+    // All but the first turn are divided equally.
+    assert!(least > 0 && most - least <= 2 * REQUESTS_PER_TURN as usize, "{spent:?}");
+}
+
+fn sec_02_a_storming_owner_does_not_starve_another(engine: EngineKind) {
+    let (bell, sender) = Doorbell::pair().unwrap();
+    on_shard(engine, move |cx| async move {
+        let (_task, spent) = storm(&cx, &Owner::shard());
+        let mut listener = bell.listen(&cx).unwrap();
+        for _ in 0..200 {
+            // Slow enough not to be polled.
+            cx.timer().sleep(Duration::from_micros(50)).await;
+            let before = cx.turn();
+            sender.ring();
+            listener.wait().await.unwrap();
+            // The ring is heard in the next turn or, if the driver had just looked, in the one after.
+            assert!(cx.turn() - before <= 2, "{} turns", cx.turn() - before);
+        }
+        read_file(&cx, 200).await;
+        assert!(most_in_a_turn(&spent.borrow()) <= REQUESTS_PER_TURN as usize);
+    });
+}
+
+fn sec_02_many_storming_owners_do_not_starve_file_io(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        // More than tokio runs between two looks at its driver (61).
+        let _storms: Vec<_> = (0..200).map(|_| storm(&cx, &Owner::shard())).collect();
+        read_file(&cx, 30).await;
+        millis(&cx, 1).await;
+    });
+}
+
+fn sec_02_self_wakes_do_not_starve_file_io(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        let spin = cx.spawn(&Owner::shard(), async {
+            poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                Poll::<()>::Pending
+            })
+            .await;
+        });
+        read_file(&cx, 100).await;
+        cx.abort(&spin);
+    });
+}
+
+fn sec_02_commands_from_other_threads_do_not_starve_file_io(engine: EngineKind) {
+    let shard = runner(config(engine));
+    let sender = shard.sender();
+    let on = Arc::new(AtomicBool::new(true));
+    let storming = Arc::clone(&on);
+    let storm = thread::spawn(move || {
+        while storming.load(Ordering::Relaxed) {
+            assert!(sender.send(Box::new(|_| ())).is_ok());
+            thread::yield_now();
+        }
+    });
+    let done = start(&shard, |cx| async move { read_file(&cx, 100).await });
+    let ended = done.recv_timeout(PATIENCE);
+    on.store(false, Ordering::Relaxed);
+    storm.join().unwrap();
+    shard.stop().unwrap();
+    assert_eq!(ended, Ok(()));
+}
+
+fn what_is_not_spent_does_not_add_up(engine: EngineKind) {
+    let turns = on_shard(engine, |cx| async move {
+        millis(&cx, 5).await;
+        let (_task, spent) = storm(&cx, &Owner::shard());
+        millis(&cx, 5).await;
+        spent.take()
+    });
+    assert_eq!(most_in_a_turn(&turns), REQUESTS_PER_TURN as usize);
+}
+
+fn next_turn_is_the_next_turn(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        for _ in 0..100 {
+            let before = cx.turn();
+            cx.next_turn().await;
+            assert_eq!(cx.turn(), before + 1);
+        }
+    });
+}

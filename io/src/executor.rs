@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use ringlet_metrics::ShardMetrics;
 use rustix::event::{EventfdFlags, eventfd};
@@ -25,8 +26,12 @@ use slab::Slab;
 use crate::clock::MonoTime;
 use crate::doorbell::Watch;
 use crate::owner::Owner;
-use crate::task::{Task, joinable};
+use crate::task::{JoinResult, Task, joinable};
 use crate::timer::Timer;
+
+/// How long the loop parks at most while file operations are under way. A park submits what the kernel
+/// refused for the moment (EAGAIN: no memory for it), which tokio-uring would otherwise not try again.
+const LONGEST_PARK: Duration = Duration::from_millis(100);
 
 /// A task's future with the result type erased (the result goes to its [`Task`] handle).
 pub(crate) type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -229,23 +234,25 @@ impl Executor {
         drop(tasks);
     }
 
-    /// Runs turns until `main` has ended.
+    /// Runs turns until `main` has ended. While `must_park_again` says so, a turn comes at least every
+    /// [`LONGEST_PARK`].
     pub(crate) async fn run<T>(
         &self,
         main: Task<T>,
         timer: &Timer,
-    ) -> io::Result<crate::task::JoinResult<T>> {
+        must_park_again: impl Fn() -> bool,
+    ) -> io::Result<JoinResult<T>> {
         let watch = Watch::readable(Arc::clone(&self.ready.wake_up))?;
         let _root = RootGuard;
         std::future::poll_fn(|cx| {
             set_root(&self.ready, cx.waker());
             watch.poll_clear(cx)?;
             timer.poll_clear(cx)?;
-            self.run_turn(timer);
+            let start = self.run_turn(timer);
             if let Some(result) = main.take() {
                 return Poll::Ready(Ok(result));
             }
-            timer.arm()?;
+            timer.arm(must_park_again().then(|| start + LONGEST_PARK))?;
             if self.ready.end() {
                 self.ready.ring();
             }
@@ -254,7 +261,8 @@ impl Executor {
         .await
     }
 
-    fn run_turn(&self, timer: &Timer) {
+    /// Runs one turn and says when it began.
+    fn run_turn(&self, timer: &Timer) -> MonoTime {
         self.turn.set(self.turn.get().wrapping_add(1));
         let start = MonoTime::now();
         timer.fire(start);
@@ -269,6 +277,7 @@ impl Executor {
         }
         self.metrics.busy_nanos.add(before.nanos_since(start));
         *self.batch.borrow_mut() = batch;
+        start
     }
 
     /// Polls one task and says who pays; `None` if it is gone.

@@ -360,6 +360,12 @@ impl Ring {
         }
     }
 
+    /// True while the loop has to park again and again for the sake of operations under way.
+    pub(crate) fn is_submitting(&self) -> bool {
+        matches!(self.0.backend, Backend::Uring(_))
+            && self.0.files.available_permits() < usize::try_from(self.0.file_operations).unwrap_or(0)
+    }
+
     /// Waits until no operation on a file is under way (those on streams may never end).
     pub(crate) async fn idle(&self) {
         let _ = self.0.files.acquire_many(self.0.file_operations).await;

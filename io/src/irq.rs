@@ -44,3 +44,7 @@ impl AsFd for InterruptLine {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+#[path = "irq_test.rs"]
+mod tests;

@@ -119,6 +119,12 @@ impl OneshotOutputTransform for Finish {
 }
 
 impl InFlight {
+    /// Number of operations under way.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.held.borrow().len()
+    }
+
     /// Pushes a request to the submission queue; the loop's next park submits it.
     ///
     /// Dropping the future abandons the result, not the operation. Only to be called on the runtime's thread.

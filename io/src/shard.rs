@@ -4,11 +4,12 @@
 //! is `!Send`. Never blocks on another thread, and stops only when its service says it has drained.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -272,6 +273,22 @@ impl ShardContext {
         Budget::new(owner.clone(), Rc::clone(&self.0.executor))
     }
 
+    /// Waits for the next turn, after every other ready task and the I/O driver had theirs.
+    ///
+    /// Tasks of a shard use this (or [`Budget::spend`]) and never `tokio::task::yield_now`: that one keeps
+    /// the loop from parking, so that operations that were started are not submitted to the kernel.
+    pub async fn next_turn(&self) {
+        let now = self.turn();
+        poll_fn(|cx| {
+            if self.turn() != now {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// The number of the loop's current turn.
     pub fn turn(&self) -> u64 {
         self.0.executor.turn()
@@ -326,7 +343,7 @@ async fn serve<S: Service>(
         }
     };
     let main = cx.spawn(&Owner::shard(), main);
-    let ended = cx.0.executor.run(main, &cx.0.timer).await;
+    let ended = cx.0.executor.run(main, &cx.0.timer, || cx.0.ring.is_submitting()).await;
     cx.0.executor.close();
     cx.0.ring.stop();
     ended

@@ -60,7 +60,6 @@ pub(crate) fn shard_metrics(engine: EngineKind) -> Arc<ShardMetrics> {
     Registry::new().register_shard(0, engine.as_str())
 }
 
-#[expect(dead_code, reason = "soon")]
 pub(crate) fn vm_metrics() -> Arc<VmMetrics> {
     Registry::new().register_vm(VmInfo::default())
 }

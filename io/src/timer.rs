@@ -86,10 +86,11 @@ impl Timer {
         Some(first.remove())
     }
 
-    /// Sets the timerfd for the earliest sleeper, unless it goes off by then anyway.
-    pub(crate) fn arm(&self) -> io::Result<()> {
+    /// Sets the timerfd for the earliest sleeper, or for `at_latest`, unless it goes off by then anyway.
+    pub(crate) fn arm(&self, at_latest: Option<MonoTime>) -> io::Result<()> {
         let mut state = self.0.state.borrow_mut();
-        let Some((&(earliest, _), _)) = state.sleepers.first_key_value() else { return Ok(()) };
+        let sleeper = state.sleepers.first_key_value().map(|(&(deadline, _), _)| deadline);
+        let Some(earliest) = sleeper.into_iter().chain(at_latest).min() else { return Ok(()) };
         if state.armed.is_some_and(|armed| armed <= earliest) {
             return Ok(());
         }
