@@ -8,7 +8,9 @@ use ringlet_io::UringUnavailable;
 const FILES_PER_VM: u64 = 16;
 /// Fewer VMs than this is worth a warning.
 const WORTH_A_WARNING: u64 = 200;
-/// Threads that the process needs besides one for each vCPU.
+/// Threads that one VM with one vCPU takes: the vCPU's, and one of the kernel's (`kvm-nx-lpage-re`).
+const THREADS_PER_VM: u64 = 2;
+/// Threads that the process needs besides those.
 const OTHER_THREADS: u64 = 16;
 /// Mappings that one VM takes: RAM, the vCPU's run page, its thread's stack and guard.
 const MAPPINGS_PER_VM: u64 = 8;
@@ -117,7 +119,7 @@ fn threads(limits: &Limits, uid: u32) -> Item {
     let Some((limit, name, remedy)) = lowest else {
         return item.verdict(Status::Ok, "unlimited", "each vCPU is a thread");
     };
-    let (status, means) = for_vms(Some(limit.saturating_sub(OTHER_THREADS)));
+    let (status, means) = for_vms(Some(limit.saturating_sub(OTHER_THREADS) / THREADS_PER_VM));
     let item = item.verdict(status, format!("{limit} ({name})"), format!("{means} of one vCPU each"));
     if status == Status::Ok { item } else { item.remedy(remedy) }
 }
