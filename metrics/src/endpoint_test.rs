@@ -152,6 +152,20 @@ fn of_many_that_race_for_a_stale_socket_one_gets_it() {
 }
 
 #[test]
+fn a_stale_socket_is_replaced_only_under_the_directorys_lock() {
+    let directory = TempDir::new().unwrap();
+    let endpoint = unix(&directory);
+    drop(UnixListener::bind(path(&endpoint)).unwrap());
+    let other_process = fs::File::open(directory.path()).unwrap();
+    rustix::fs::flock(&other_process, FlockOperation::LockExclusive).unwrap();
+    let refused = endpoint.bind();
+    assert!(matches!(refused, Err(BindError::Os { .. })), "{refused:?}");
+    assert!(path(&endpoint).exists(), "removed without the lock");
+    drop(other_process);
+    endpoint.bind().unwrap();
+}
+
+#[test]
 fn a_path_that_is_too_long_is_an_error() {
     let error = Endpoint::Unix(PathBuf::from("/tmp/").join("x".repeat(200))).bind().unwrap_err();
     assert!(matches!(error, BindError::Os { .. }), "{error}");

@@ -16,7 +16,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -53,7 +53,11 @@ pub struct Limits {
     pub responses: usize,
     /// Time for a client to send its request's head. Default 5 s.
     pub header_time: Duration,
-    /// Time for a whole connection. Default 20 s (Prometheus gives up after 10).
+    /// Time that a request may wait for one of the `responses`; then it is answered with 503, which a client can
+    /// tell from a dead server. Default 5 s.
+    pub wait_time: Duration,
+    /// Time for a whole connection, to be more than the other two together. Default 20 s (Prometheus gives up
+    /// after 10).
     pub connection_time: Duration,
 }
 
@@ -63,6 +67,7 @@ impl Default for Limits {
             connections: 64,
             responses: 8,
             header_time: Duration::from_secs(5),
+            wait_time: Duration::from_secs(5),
             connection_time: Duration::from_secs(20),
         }
     }
@@ -92,7 +97,7 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut acceptor = Acceptor::new(listener, limits)?;
-    let routes = router(registry, limits.responses);
+    let routes = router(registry, limits);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -116,10 +121,11 @@ pub async fn serve_with(
     Ok(())
 }
 
-/// The route `/metrics` by itself, to be merged into a larger API. At most `responses` (at least 1) are rendered
-/// or waiting to be sent at once; connection limits are the server's business.
-pub fn router(registry: Registry, responses: usize) -> Router {
-    let scrape = Scrape { registry, responses: Arc::new(Semaphore::new(responses.max(1))) };
+/// The route `/metrics` by itself, to be merged into a larger API. Of the limits, `responses` and `wait_time` are
+/// kept here; those of connections are the server's business.
+pub fn router(registry: Registry, limits: Limits) -> Router {
+    let responses = Arc::new(Semaphore::new(limits.responses.max(1)));
+    let scrape = Scrape { registry, responses, wait_time: limits.wait_time };
     Router::new().route("/metrics", get(metrics)).with_state(scrape)
 }
 
@@ -127,6 +133,7 @@ pub fn router(registry: Registry, responses: usize) -> Router {
 struct Scrape {
     registry: Registry,
     responses: Arc<Semaphore>,
+    wait_time: Duration,
 }
 
 /// A response body that counts against [`Limits::responses`] until its last byte is sent or dropped.
@@ -142,8 +149,10 @@ impl AsRef<[u8]> for Rendered {
 }
 
 async fn metrics(State(scrape): State<Scrape>) -> Response {
-    let Ok(slot) = scrape.responses.acquire_owned().await else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    let slot = tokio::time::timeout(scrape.wait_time, scrape.responses.acquire_owned()).await;
+    let Ok(Ok(slot)) = slot else {
+        let retry = [(RETRY_AFTER, "5")];
+        return (StatusCode::SERVICE_UNAVAILABLE, retry, "too many scrapes at once\n").into_response();
     };
     let registry = scrape.registry;
     let render = move || registry.try_encode().map(|text| Rendered { text, _slot: slot });

@@ -1,16 +1,19 @@
 //! The metrics server against real clients: well-behaved, wrong, and hostile ones.
 
+#[cfg(test)]
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Server, read_response};
 use ringlet_metrics::exposition::{CONTENT_TYPE_TEXT, Limits};
-use ringlet_metrics::{Endpoint, ExitKind, Registry, VmInfo};
+use ringlet_metrics::{Endpoint, ExitKind, Registry, VmInfo, VmMetrics};
 
+#[cfg(test)]
 fn registry() -> Registry {
     Registry::new()
 }
@@ -201,24 +204,56 @@ fn sec_02_a_crowd_of_idle_clients_does_not_lock_others_out() {
     drop(crowd);
 }
 
-#[test]
-fn sec_02_a_client_that_does_not_read_is_closed_and_its_response_freed() {
+/// A registry whose response fits in no socket buffer, with the handles that keep it so.
+#[cfg(test)]
+fn large_registry() -> (Registry, Vec<Arc<VmMetrics>>) {
     let registry = registry();
-    let vms: Vec<_> = (0..1000)
-        .map(|n| registry.register_vm(VmInfo { id: format!("vm-{n}"), ..VmInfo::default() }))
-        .collect();
-    // One response at a time: until the one that nobody reads is gone, nobody else gets one.
-    let limits = Limits { responses: 1, connection_time: Duration::from_secs(2), ..Limits::default() };
-    let server = Server::unix(&registry, limits);
+    let vm = |n| registry.register_vm(VmInfo { id: format!("vm-{n}"), ..VmInfo::default() });
+    let vms = (0..400).map(vm).collect();
+    (registry, vms)
+}
+
+/// A client that asks, reads the first bytes of its response (so that it exists), and no more.
+#[cfg(test)]
+fn lazy_client(server: &Server) -> Box<dyn common::Stream> {
     let mut lazy = server.connect();
     lazy.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
-    // It reads the beginning, so its response is rendered and stuck.
     lazy.read_exact(&mut [0; 15]).unwrap();
-    server.assert_well();
+    lazy
+}
+
+#[test]
+fn sec_02_a_client_that_does_not_read_is_closed_and_its_response_freed() {
+    let (registry, _vms) = large_registry();
+    let limits = Limits { responses: 1, connection_time: Duration::from_secs(2), ..Limits::default() };
+    let server = Server::unix(&registry, limits);
+    let begin = Instant::now();
+    let mut lazy = lazy_client(&server);
+    // Waits for the end without reading: writing what nobody wants fails once the server has closed.
+    while lazy.write_all(b"x").is_ok() {
+        assert!(begin.elapsed() < PATIENCE, "the connection has no end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let mut rest = Vec::new();
     let _ = lazy.read_to_end(&mut rest);
     assert!(rest.len() < registry.encode().len(), "the whole response came, so it was not stuck");
-    drop(vms);
+    server.assert_well();
+}
+
+#[test]
+fn sec_02_responses_in_memory_are_bounded_and_the_next_is_told_so() {
+    let (registry, _vms) = large_registry();
+    let limits = Limits { responses: 2, wait_time: Duration::from_millis(100), ..Limits::default() };
+    let server = Server::unix(&registry, Limits { connection_time: Duration::from_secs(600), ..limits });
+    let lazy = [lazy_client(&server), lazy_client(&server)];
+    let refused = server.request("GET", "/metrics");
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+    drop(lazy);
+    let begin = Instant::now();
+    // The server learns of the end at its own time.
+    while server.request("GET", "/metrics").status != 200 {
+        assert!(begin.elapsed() < PATIENCE, "what the lazy clients held is never given back");
+    }
 }
 
 #[test]

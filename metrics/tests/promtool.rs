@@ -7,6 +7,7 @@ use std::time::Duration;
 use ringlet_metrics::{BootPhase, ExitKind, Registry, VmInfo};
 
 /// Runs `promtool check metrics` on `text`; returns whether it was content, and all that it said.
+#[cfg(test)]
 fn promtool(text: &str) -> (bool, String) {
     let spawned = Command::new("promtool")
         .args(["check", "metrics"])
