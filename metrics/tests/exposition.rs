@@ -106,10 +106,13 @@ fn nonsense_is_answered_or_closed_and_the_server_lives() {
 #[test]
 fn sec_02_an_oversized_request_is_refused() {
     both(|server| {
-        let long_line = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(1 << 20));
-        let long_header = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
-        let many_headers = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1000));
-        for request in [long_line, long_header, many_headers] {
+        let line = |len| format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(len));
+        let header = |len| format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(len));
+        let headers = |n| format!("GET /metrics HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(n));
+        // Just above our limits, and far above.
+        let requests =
+            [line(16 << 10), line(1 << 20), header(16 << 10), header(1 << 20), headers(80), headers(1000)];
+        for request in requests {
             let mut stream = server.connect();
             // The server may answer and close while we still write.
             let _ = stream.write_all(request.as_bytes());
