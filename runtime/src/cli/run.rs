@@ -290,9 +290,9 @@ async fn ended(vm: &Vm, all: &[Vm], signals: &mut Signals) -> Arc<Outcome> {
     }
 }
 
-/// Says on standard error how a VM ended, unless it ended as guests do.
+/// Says on standard error how a VM ended, unless it ended as guests do or as it was told to.
 fn tell(vm: &Vm, outcome: &Outcome, single: bool) {
-    if matches!(outcome, Outcome::Exited { .. } | Outcome::Reset) {
+    if matches!(outcome, Outcome::Exited { .. } | Outcome::Reset | Outcome::Stopped) {
         return;
     }
     let mut stderr = io::stderr().lock();
