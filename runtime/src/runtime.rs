@@ -159,9 +159,13 @@ impl Inner {
     /// The image that `image` names. Bundled ones are parsed once.
     pub(crate) fn open_image(&self, image: &ImageRef) -> Result<Image> {
         let bundled = match image {
+            ImageRef::Path(path) if path.components().count() == 1 && !path.exists() => {
+                let hint = "neither a bundled image (`ringlet images` lists them) nor a file here";
+                return Err(Error::config("image", format!("{:?} is {hint}", path.display())));
+            }
             ImageRef::Path(path) => return Ok(Image::open(path)?),
             ImageRef::Bundled(name) => images::find(name).ok_or_else(|| {
-                Error::config("kernel_image_path", format!("there is no bundled image {name:?}"))
+                Error::config("image", format!("there is no bundled image {name:?}"))
             })?,
         };
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
