@@ -119,7 +119,7 @@ impl Table {
     /// The routes of the last [`Table::routes`] are installed: returns the pins to inject, because their
     /// line was asserted, or an edge came, when it could not be delivered.
     pub(super) fn installed(&mut self) -> u32 {
-        let settled = std::mem::take(&mut self.installing) & !self.dirty;
+        let settled = std::mem::take(&mut self.installing);
         self.inject_owed(settled)
     }
 
