@@ -116,7 +116,6 @@ impl<'a> Plan<'a> {
             (None, Some(path)) => Some(Initrd::open(path)?),
             (None, None) => None,
         };
-        runtime.reaper.start()?;
         Ok(Self { runtime, config, console: resources.console, image, initrd })
     }
 

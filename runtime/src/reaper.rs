@@ -5,6 +5,7 @@
 //! with the first ended VM.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ringlet_metrics::Registry;
 
-use crate::error::{Error, Result};
+use crate::kvm::sys::block_asynchronous_signals;
 
 /// What is left of an ended VM: dropped at `not_before` or later.
 pub(crate) struct Corpse {
@@ -33,35 +34,34 @@ impl Reaper {
         Self { registry, thread: Mutex::new(None) }
     }
 
-    /// Makes sure that the thread runs, so that [`Self::reap`] cannot fail later.
-    pub(crate) fn start(&self) -> Result<()> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.is_none() {
-            let (sender, corpses) = channel();
-            let registry = self.registry.clone();
-            let handle = std::thread::Builder::new()
-                .name("ringlet-reaper".into())
-                .stack_size(128 << 10)
-                .spawn(move || {
-                    let _ = crate::kvm::sys::block_asynchronous_signals();
-                    bury(&corpses, &registry);
-                })
-                .map_err(|source| Error::Thread { what: "the reaper", source })?;
-            *thread = Some((sender, handle));
-        }
-        Ok(())
-    }
-
-    /// Hands over what is left of a VM.
+    /// Hands over what is left of a VM. Never waits, unless there is no thread to be had: then it closes the VM
+    /// itself.
     pub(crate) fn reap(&self, corpse: Corpse) {
         self.registry.runtime().reaper_backlog.inc();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without a thread (or after it is gone) the corpse is dropped here and now.
-        match thread.as_ref().map(|(sender, _)| sender.send(corpse)) {
-            Some(Ok(())) => {}
-            Some(Err(_)) | None => self.registry.runtime().reaper_backlog.dec(),
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            *thread = spawn(self.registry.clone()).inspect_err(|error| tracing::error!(%error, "no reaper")).ok();
+        }
+        let refused = match thread.as_ref() {
+            Some((corpses, _)) => corpses.send(corpse).err().map(|refused| refused.0),
+            None => Some(corpse),
+        };
+        if let Some(corpse) = refused {
+            close(corpse, &self.registry);
         }
     }
+}
+
+fn spawn(registry: Registry) -> io::Result<(Sender<Corpse>, JoinHandle<()>)> {
+    let (sender, corpses) = channel();
+    let builder = std::thread::Builder::new().name("ringlet-reaper".into()).stack_size(128 << 10);
+    let thread = builder.spawn(move || {
+        if let Err(error) = block_asynchronous_signals() {
+            tracing::warn!(%error, "the reaper takes part in the host's signals");
+        }
+        bury(&corpses, &registry);
+    })?;
+    Ok((sender, thread))
 }
 
 impl Drop for Reaper {

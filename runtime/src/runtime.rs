@@ -182,7 +182,9 @@ impl Inner {
     }
 }
 
+/// One shard for every two CPUs that this thread may run on. `available_parallelism` would read cgroup files as
+/// well, which costs a dozen system calls of every start.
 fn default_shards() -> u32 {
-    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-    u32::try_from(cpus / 2).unwrap_or(u32::MAX).max(1)
+    let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+    (cpus / 2).max(1)
 }
