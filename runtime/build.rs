@@ -41,7 +41,7 @@ fn watch(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
-            if path.file_name() != Some(OsStr::new("target")) {
+            if !["target", "template"].map(OsStr::new).map(Some).contains(&path.file_name()) {
                 watch(&path)?;
             }
         } else if path.extension() != Some(OsStr::new("md")) {

@@ -23,6 +23,9 @@ const INITIAL_COUNT: u32 = 0x38;
 const CURRENT_COUNT: u32 = 0x39;
 const DIVIDE: u32 = 0x3e;
 
+/// Ticks of the counting timer per second, undivided: KVM's and QEMU's.
+pub(crate) const TIMER_HZ: u64 = 1_000_000_000;
+
 const MASKED: u32 = 1 << 16;
 const DEADLINE_MODE: u32 = 2 << 17;
 const DIVIDE_BY_1: u32 = 0b1011;
@@ -131,16 +134,20 @@ pub fn arm_timer(nanoseconds: u64) {
     }
     write(DIVIDE, DIVIDE_BY_1);
     write(LVT_TIMER, u32::from(TIMER_VECTOR));
-    let count = time::ticks(nanoseconds, time::apic_hz());
+    let count = time::ticks(nanoseconds, TIMER_HZ);
     write(INITIAL_COUNT, u32::try_from(count).unwrap_or(u32::MAX).max(1));
 }
 
-/// Counts of this timer's clock while `wait` runs; for calibration.
-pub(crate) fn count_during(wait: impl FnOnce()) -> u32 {
+/// Lets the timer count `count` ticks, spinning; returns how many it really counted.
+pub(crate) fn count(count: u32) -> u32 {
     enable();
     write(DIVIDE, DIVIDE_BY_1);
     write(LVT_TIMER, MASKED | u32::from(TIMER_VECTOR));
     write(INITIAL_COUNT, u32::MAX);
-    wait();
-    u32::MAX - read(CURRENT_COUNT)
+    loop {
+        let counted = u32::MAX - read(CURRENT_COUNT);
+        if counted >= count {
+            return counted.max(1);
+        }
+    }
 }

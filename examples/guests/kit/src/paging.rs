@@ -20,7 +20,9 @@ const TABLE: u64 = 0x27;
 struct Table([AtomicU64; 512]);
 
 impl Table {
-    const EMPTY: Self = Self([const { AtomicU64::new(0) }; 512]);
+    const fn empty() -> Self {
+        Self([const { AtomicU64::new(0) }; 512])
+    }
 
     fn address(&self) -> u64 {
         (&raw const self.0).expose_provenance() as u64
@@ -28,7 +30,7 @@ impl Table {
 }
 
 /// Directories 1 and up: zeroed memory that costs nothing until it is used.
-static POOL: [Table; DIRECTORIES - 1] = [const { Table::EMPTY }; DIRECTORIES - 1];
+static POOL: [Table; DIRECTORIES - 1] = [const { Table::empty() }; DIRECTORIES - 1];
 static CHANGING: SpinLock<()> = SpinLock::new(());
 
 unsafe extern "C" {
@@ -48,7 +50,7 @@ pub(crate) fn map(span: Span) {
         POOL[(page >> 9) as usize - 1].0[(page & 511) as usize].store(page << 21 | LARGE, Ordering::Release);
     }
     // SAFETY: a table of entry.s, changed by atomic stores only.
-    let pdpt = unsafe { &*(&raw const ringlet_pdpt) };
+    let pdpt = unsafe { &ringlet_pdpt };
     for gib in first >> 9..=(last - 1) >> 9 {
         pdpt.0[gib as usize].store(POOL[gib as usize - 1].address() | TABLE, Ordering::Release);
     }
@@ -66,6 +68,6 @@ pub(crate) fn is_mapped(address: u64) -> bool {
 /// Makes the null page accessible: some firmware leaves what it hands over there.
 pub(crate) fn map_null_page() {
     // SAFETY: a table of entry.s, changed by atomic stores only.
-    let table = unsafe { &*(&raw const ringlet_pt0) };
+    let table = unsafe { &ringlet_pt0 };
     table.0[0].store(SMALL, Ordering::Release);
 }

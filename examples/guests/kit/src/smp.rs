@@ -44,7 +44,7 @@ fn start_one(index: usize, page: u8) -> bool {
     // SAFETY: this processor does not run yet; the cell is entry.s's.
     unsafe {
         percpu::prepare(index);
-        (*(&raw const ringlet_ap_index)).store(index as u32, Ordering::Release);
+        ringlet_ap_index.store(index as u32, Ordering::Release);
     }
     lapic::send_init(index as u32);
     (0..ATTEMPTS).any(|_| {

@@ -1,18 +1,17 @@
-//! Time: kvm-clock where there is one, else the time-stamp counter at the frequency that CPUID or the PIT tells.
+//! Time: kvm-clock where there is one, else the time-stamp counter at the frequency that CPUID tells, or that the local
+//! APIC's timer shows.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use crate::interrupts::TIMER_VECTOR;
 use crate::layout::MAX_CPUS;
-use crate::{cpu, interrupts, lapic, percpu, port};
+use crate::{cpu, interrupts, lapic, percpu};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 /// MSR of the per-processor clock page (Documentation/virt/kvm/x86/msr.rst).
 const KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 const KVM_FEATURE_CLOCKSOURCE2: u32 = 1 << 3;
-/// Assumed where nothing tells the frequency.
-const GUESSED_HZ: u64 = NANOSECONDS;
 
 /// `pvclock_vcpu_time_info`, written by the hypervisor.
 #[repr(C, align(32))]
@@ -37,7 +36,6 @@ static CLOCKS: Clocks = Clocks(UnsafeCell::new(unsafe { core::mem::zeroed() }));
 /// 0 unknown, 1 the TSC, else the base leaf of KVM's CPUID.
 static SOURCE: AtomicU64 = AtomicU64::new(0);
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
-static APIC_HZ: AtomicU64 = AtomicU64::new(0);
 
 /// What [`now`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,23 +83,20 @@ pub fn now() -> u64 {
 /// Ticks of the time-stamp counter per second, as far as anybody tells.
 #[must_use]
 pub fn tsc_hz() -> u64 {
-    cached(&TSC_HZ, || match source() {
+    let known = TSC_HZ.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let hz = match source() {
         Source::KvmClock => {
             let clock = read_clock();
             let per_second = (u128::from(NANOSECONDS) << 32) / u128::from(clock.multiplier.max(1));
             (if clock.shift < 0 { per_second << -clock.shift } else { per_second >> clock.shift }) as u64
         }
-        Source::Tsc => hz_by_cpuid().or_else(hz_by_pit).unwrap_or(GUESSED_HZ),
-    })
-}
-
-/// Counts of the local APIC's timer per second.
-pub(crate) fn apic_hz() -> u64 {
-    cached(&APIC_HZ, || {
-        let start = now();
-        let count = lapic::count_during(|| spin(NANOSECONDS / 1000));
-        (u128::from(count) * u128::from(NANOSECONDS) / u128::from(now() - start).max(1)) as u64
-    })
+        Source::Tsc => hz_by_cpuid().unwrap_or_else(hz_by_apic),
+    };
+    TSC_HZ.store(hz.max(1), Ordering::Relaxed);
+    hz.max(1)
 }
 
 /// Spins for `nanoseconds`.
@@ -131,17 +126,6 @@ pub(crate) fn ticks(nanoseconds: u64, hz: u64) -> u64 {
     (u128::from(nanoseconds) * u128::from(hz) / u128::from(NANOSECONDS)) as u64
 }
 
-fn cached(cell: &AtomicU64, measure: impl FnOnce() -> u64) -> u64 {
-    match cell.load(Ordering::Relaxed) {
-        0 => {
-            let value = measure().max(1);
-            cell.store(value, Ordering::Relaxed);
-            value
-        }
-        value => value,
-    }
-}
-
 /// A consistent copy of this processor's clock page, registered at the first use.
 fn read_clock() -> ClockPage {
     let page = CLOCKS.0.get().cast::<ClockPage>().wrapping_add(cpu::index());
@@ -164,7 +148,7 @@ fn read_clock() -> ClockPage {
 /// TSC ticks to nanoseconds, as the clock page says.
 fn scale(clock: &ClockPage, ticks: u64) -> u64 {
     let shifted = if clock.shift < 0 { ticks >> -clock.shift } else { ticks << clock.shift };
-    (u128::from(shifted) * u128::from(clock.multiplier) >> 32) as u64
+    ((u128::from(shifted) * u128::from(clock.multiplier)) >> 32) as u64
 }
 
 /// Leaf 0x4000_0010 (kHz, hypervisors), leaf 0x15 (crystal ratio), leaf 0x16 (MHz).
@@ -186,27 +170,11 @@ fn hz_by_cpuid() -> Option<u64> {
     (max >= 0x16).then(|| u64::from(cpu::cpuid(0x16, 0).eax & 0xffff) * 1_000_000).filter(|&hz| hz != 0)
 }
 
-/// Measures the TSC against channel 2 of the PIT (1.193182 MHz) for 10 ms; `None` where there is no PIT.
-fn hz_by_pit() -> Option<u64> {
-    const CONTROL: u16 = 0x61;
-    const MODE: u16 = 0x43;
-    const CHANNEL_2: u16 = 0x42;
-    const COUNT: u64 = 11_932;
-    const PIT_HZ: u64 = 1_193_182;
-    /// Reads of the control port before the PIT is taken to be missing.
-    const PATIENCE: u32 = 100_000;
-
-    let control = port::inb(CONTROL);
-    if control == 0xff {
-        return None;
-    }
-    port::outb(CONTROL, control & !2 & !1);
-    port::outb(MODE, 0b1011_0000);
-    port::outb(CHANNEL_2, COUNT as u8);
-    port::outb(CHANNEL_2, (COUNT >> 8) as u8);
-    port::outb(CONTROL, control & !2 | 1);
+/// Measures the TSC against the local APIC's timer for 10 ms.
+fn hz_by_apic() -> u64 {
+    const MEASURE: u64 = NANOSECONDS / 100;
     let start = cpu::rdtsc();
-    (0..PATIENCE).find(|_| port::inb(CONTROL) & 0x20 != 0)?;
-    let ticks = cpu::rdtsc() - start;
-    Some((u128::from(ticks) * u128::from(PIT_HZ) / u128::from(COUNT)) as u64)
+    let counted = lapic::count(ticks(MEASURE, lapic::TIMER_HZ) as u32);
+    let elapsed = cpu::rdtsc() - start;
+    (u128::from(elapsed) * u128::from(lapic::TIMER_HZ) / u128::from(counted)) as u64
 }

@@ -1,0 +1,3 @@
+fn main() {
+    ringlet_guest_build::link();
+}
