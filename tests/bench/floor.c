@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 /* Low guest memory. */
-enum { GDT = 0x500, INFO = 0x6000, MAP = 0x6100, BOOT_PARAMS = 0x7000, PML4 = 0x9000, CMDLINE = 0x20000, CMDLINE_MAX = 0x10000 };
+enum { INFO = 0x6000, MAP = 0x6100, BOOT_PARAMS = 0x7000, PML4 = 0x9000, CMDLINE = 0x20000, CMDLINE_MAX = 0x10000 };
 enum { GAP_START = 0xC0000000u, SERIAL = 0x3F8, I8042 = 0x64, EXIT = 0xF4, READY = 0xF5 };
 static const uint64_t FOUR_GIB = 1ULL << 32;
 

@@ -65,7 +65,7 @@ global_asm!(
 
 /// What a guest's main function may return: nothing (code 0) or the exit code.
 pub trait ExitCode {
-    /// The code for [`exit`].
+    /// The code for [`exit()`].
     fn code(self) -> u32;
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn force() {
     FORCED.store(true, Ordering::Relaxed);
 }
 
-/// What [`print!`](crate::print) calls.
+/// What [`print!`](crate::print!) calls.
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
     // A `Display` of the caller's may fail; the port cannot.
