@@ -458,5 +458,5 @@ fn the_loop_parks_again_while_file_operations_are_under_way() {
     let (count, turns) = done.recv_timeout(PATIENCE).unwrap();
     shard.stop().unwrap();
     assert_eq!(count, 3);
-    assert!((3..=10).contains(&turns), "{turns}");
+    assert!((2..=20).contains(&turns), "{turns}");
 }

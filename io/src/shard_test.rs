@@ -138,18 +138,24 @@ fn queue_delay_is_what_commands_waited(engine: EngineKind) {
     let config = config(engine);
     let metrics = Arc::clone(&config.metrics);
     let shard = runner(config);
-    let blocked = Duration::from_millis(30);
-    assert!(shard.send(Box::new(move |_| thread::sleep(blocked))).is_ok());
+    let blocked = Duration::from_millis(20);
+    let (go, gate) = mpsc::channel::<()>();
+    let first: Run = Box::new(move |_| {
+        gate.recv().unwrap();
+        thread::sleep(blocked);
+    });
+    assert!(shard.send(first).is_ok());
     for _ in 0..3 {
         assert!(shard.send(Box::new(|_| ())).is_ok());
     }
+    go.send(()).unwrap();
     shard.stop().unwrap();
     let delays = metrics.queue_delay.snapshot();
     assert_eq!(delays.count, 4);
-    // Three commands waited for the first one, but for the moments between the sends.
+    // Three commands waited for the first one.
     let waited = Duration::from_nanos(delays.sum_nanos);
-    assert!(waited > blocked * 2, "{waited:?}");
-    assert!(metrics.busy_nanos.get() >= 30_000_000);
+    assert!(waited >= blocked * 3, "{waited:?}");
+    assert!(metrics.busy_nanos.get() >= 20_000_000);
 }
 
 fn polls_are_charged_to_the_shard_and_the_owner(engine: EngineKind) {
