@@ -1,7 +1,7 @@
 #![expect(unsafe_code, reason = "registering a descriptor with the I/O driver is unsafe: it must stay open")]
 //! Doorbells: eventfds that a guest (ioeventfd) or another thread rings and a shard task waits for.
 //!
-//! Owns the eventfd and, on the shard, its registration with the I/O driver (also [`Watch`], the
+//! Owns the eventfd and, on the shard, its registration with the I/O driver (also `Watch`, the
 //! registration that the rest of the crate uses). Never says what the ring means.
 //!
 //! # Waking or polling

@@ -150,8 +150,8 @@ impl<C> ShardSender<C> {
 impl<C: Send + 'static> Shard<C> {
     /// Starts the shard's thread, named `ringlet-shard-N`, and returns without waiting for its loop to run.
     ///
-    /// `make` builds the service on the shard's thread. If the loop cannot start after all, commands are refused (those that
-    /// were queued are dropped) and [`Shard::stop`] says why.
+    /// `make` builds the service on the shard's thread. If the loop cannot start after all, commands are
+    /// refused (those that were queued are dropped) and [`Shard::stop`] says why.
     ///
     /// # Errors
     /// [`ShardError::Thread`].
