@@ -40,7 +40,8 @@ impl Reaper {
         self.registry.runtime().reaper_backlog.inc();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            *thread = spawn(self.registry.clone()).inspect_err(|error| tracing::error!(%error, "no reaper")).ok();
+            *thread =
+                spawn(self.registry.clone()).inspect_err(|error| tracing::error!(%error, "no reaper")).ok();
         }
         let refused = match thread.as_ref() {
             Some((corpses, _)) => corpses.send(corpse).err().map(|refused| refused.0),

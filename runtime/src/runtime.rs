@@ -164,9 +164,8 @@ impl Inner {
                 return Err(Error::config("image", format!("{:?} is {hint}", path.display())));
             }
             ImageRef::Path(path) => return Ok(Image::open(path)?),
-            ImageRef::Bundled(name) => images::find(name).ok_or_else(|| {
-                Error::config("image", format!("there is no bundled image {name:?}"))
-            })?,
+            ImageRef::Bundled(name) => images::find(name)
+                .ok_or_else(|| Error::config("image", format!("there is no bundled image {name:?}")))?,
         };
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(image) = images.get(bundled.name) {
