@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ringlet_devices::{Overflow, Serial, SerialOutput};
 use ringlet_io::{Owner, Ring, RingFile, ShardContext, Task};
@@ -73,28 +73,47 @@ impl LineConsole {
 /// The last bytes of a VM's serial output, in memory. Clones share them.
 #[derive(Debug, Clone)]
 pub struct ConsoleBuffer {
-    bytes: Arc<Mutex<VecDeque<u8>>>,
+    held: Arc<Mutex<Held>>,
     capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    bytes: VecDeque<u8>,
+    first_byte_at: Option<Instant>,
 }
 
 impl ConsoleBuffer {
     /// Keeps the last `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
-        Self { bytes: Arc::default(), capacity }
+        Self { held: Arc::default(), capacity }
     }
 
     /// A copy of what is there, oldest first.
     pub fn contents(&self) -> Vec<u8> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        self.lock().bytes.iter().copied().collect()
+    }
+
+    /// When the first byte of all arrived here; `None` before that.
+    pub fn first_byte_at(&self) -> Option<Instant> {
+        self.lock().first_byte_at
     }
 
     fn append(&self, new: &[u8]) {
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = bytes.len();
+        if new.is_empty() {
+            return;
+        }
+        let mut held = self.lock();
+        held.first_byte_at.get_or_insert_with(Instant::now);
+        let length = held.bytes.len();
         let new = new.get(new.len().saturating_sub(self.capacity)..).unwrap_or_default();
-        let excess = (held + new.len()).saturating_sub(self.capacity);
-        bytes.drain(..excess.min(held));
-        bytes.extend(new);
+        let excess = (length + new.len()).saturating_sub(self.capacity);
+        held.bytes.drain(..excess.min(length));
+        held.bytes.extend(new);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The `ringlet` command: arguments in, exit status out. Everything it does is done by the library.
 
+mod bench;
 mod log;
 mod run;
 mod terminal;
@@ -36,6 +37,8 @@ enum Command {
     Check(CheckArgs),
     /// List the guest images that are part of this binary
     Images(ImagesArgs),
+    /// Measure this host and Ringlet on it, and compare with the targets
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -66,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => print_check(&args),
         Command::Images(args) => print_images(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => print_completions(shell),
         Command::Man => print_man(),
     };

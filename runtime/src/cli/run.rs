@@ -223,7 +223,7 @@ pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
 }
 
 /// Every VM takes a handful of descriptors; the usual soft limit is for programs that use `select(2)`.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
