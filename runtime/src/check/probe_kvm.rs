@@ -2,7 +2,7 @@
 
 use super::facts::{Backend, Capability, Cpu, Kvm, KvmDevice};
 use super::probe::{Files, open_error};
-use crate::kvm::REQUIRED;
+use crate::kvm::{self, REQUIRED};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm as Device};
 
@@ -64,7 +64,7 @@ fn look_at(device: &Device) -> KvmDevice {
 
 /// Makes a VM with the interrupt controller that we use and one vCPU, and drops it.
 fn trial(device: &Device) -> Result<(), String> {
-    let vm = device.create_vm().map_err(|error| format!("KVM_CREATE_VM: {error}"))?;
+    let vm = kvm::create_vm(device).map_err(|error| format!("KVM_CREATE_VM: {error}"))?;
     let split =
         kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_PINS, 0, 0, 0], ..Default::default() };
     vm.enable_cap(&split).map_err(|error| format!("KVM_CAP_SPLIT_IRQCHIP: {error}"))?;

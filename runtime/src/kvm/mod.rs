@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use ringlet_boot::cpuid::Backend;
 
 use crate::error::{Error, Result};
@@ -66,6 +66,21 @@ fn backend(modules: &Path) -> Backend {
         () if loaded("kvm_amd") => Backend::Svm,
         () => Backend::Unknown,
     }
+}
+
+/// How often an interrupted `KVM_CREATE_VM` is tried again.
+const CREATE_ATTEMPTS: u32 = 100;
+
+/// `KVM_CREATE_VM`, which gives up (EINTR) when anything is pending for the calling thread, such as completions of a
+/// ring; that is dealt with on the way out, so the next attempt finds nothing.
+pub(crate) fn create_vm(kvm: &Kvm) -> std::result::Result<VmFd, kvm_ioctls::Error> {
+    let interrupted = |made: &std::result::Result<_, kvm_ioctls::Error>| {
+        made.as_ref().is_err_and(|error| error.errno() == libc::EINTR)
+    };
+    (1..CREATE_ATTEMPTS)
+        .map(|_| kvm.create_vm())
+        .find(|made| !interrupted(made))
+        .unwrap_or_else(|| kvm.create_vm())
 }
 
 /// True for the errors after which `KVM_RUN` is simply called again.

@@ -28,7 +28,7 @@ pub(crate) struct Shell(VmFd);
 impl Shell {
     /// `KVM_CREATE_VM`.
     pub(crate) fn new(host: &Host) -> Result<Self> {
-        host.kvm.create_vm().map(Self).map_err(Error::kvm("KVM_CREATE_VM"))
+        super::create_vm(&host.kvm).map(Self).map_err(Error::kvm("KVM_CREATE_VM"))
     }
 }
 
