@@ -55,7 +55,7 @@ fn the_table_names_figures_ratios_gaps_and_verdicts() {
     ] {
         assert!(table.contains(part), "{part} is not in:\n{table}");
     }
-    assert_eq!(table.matches("Process").count(), 1, "{table}");
+    assert_eq!(table.matches("\nProcess ").count(), 1, "{table}");
 }
 
 #[test]
