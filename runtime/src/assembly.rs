@@ -19,7 +19,7 @@ use crate::config::{HugePages, VmConfig};
 use crate::error::{Error, Result};
 use crate::kvm::routing::Routing;
 use crate::kvm::vm::{IrqBinding, VmFds};
-use crate::lifecycle::{VmCommand, VmTask};
+use crate::lifecycle::{Life, VmCommand, VmTask};
 use crate::machine::{Machine, Phases};
 use crate::reaper::Corpse;
 use crate::runtime::Inner;
@@ -63,7 +63,6 @@ pub(crate) fn assemble(
     let identity = plan.register();
     let (machine, wiring) = plan.build_machine(&vm, ram, &identity)?;
     let team = plan.hire(vcpus, init, &machine)?;
-    runtime.registry.runtime().created.inc();
     runtime.registry.runtime().boot_phase.observe(BootPhase::Create, begun.elapsed());
     if running {
         machine.phases.start();
@@ -275,12 +274,11 @@ impl<'a> Plan<'a> {
             remains: Box::new((wiring.irq, Arc::clone(&machine))),
         };
         let task = VmTask {
-            controls: team.controls,
+            life: Life::new(team.controls, Arc::clone(&status), self.runtime.registry.clone()),
             changed: team.changed,
             commands,
-            status: Arc::clone(&status),
+            unheld: false,
             machine: Arc::clone(&machine),
-            registry: self.runtime.registry.clone(),
             reaper: Arc::clone(&self.runtime.reaper),
             corpse,
             timeout,

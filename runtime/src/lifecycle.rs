@@ -42,13 +42,13 @@ pub(crate) type Reply = oneshot::Sender<Result<()>>;
 
 /// Everything of a VM that its shard looks after. Plain data until [`VmTask::run`].
 pub(crate) struct VmTask {
-    pub(crate) controls: Vec<Arc<VcpuControl>>,
+    pub(crate) life: Life,
     /// Told by the vCPU threads after each change of their status.
     pub(crate) changed: Arc<Notify>,
     pub(crate) commands: mpsc::UnboundedReceiver<VmCommand>,
-    pub(crate) status: Arc<VmStatus>,
+    /// Nobody can send a command any more.
+    pub(crate) unheld: bool,
     pub(crate) machine: Arc<Machine>,
-    pub(crate) registry: Registry,
     pub(crate) reaper: Arc<Reaper>,
     pub(crate) corpse: Corpse,
     /// From start to forced end.
@@ -57,6 +57,51 @@ pub(crate) struct VmTask {
     pub(crate) running: bool,
     /// When the time limit passes; `None` before the start and without a limit.
     pub(crate) deadline: Option<Instant>,
+}
+
+/// What others know of a VM, and its vCPUs. Dropped before its end, for whatever reason, it stops them and says so:
+/// nobody waits for ever.
+pub(crate) struct Life {
+    controls: Vec<Arc<VcpuControl>>,
+    status: Arc<VmStatus>,
+    registry: Registry,
+}
+
+impl Life {
+    /// A VM that has been created.
+    pub(crate) fn new(controls: Vec<Arc<VcpuControl>>, status: Arc<VmStatus>, registry: Registry) -> Self {
+        registry.runtime().created.inc();
+        registry.runtime().vms.inc(VmState::Created);
+        Self { controls, status, registry }
+    }
+
+    fn ask_all(&self, request: Request) {
+        self.controls.iter().for_each(|vcpu| vcpu.ask(request));
+    }
+
+    fn publish(&self, state: VmState) {
+        let before = self.status.state.send_replace(state);
+        if before != state {
+            let gauges = &self.registry.runtime().vms;
+            gauges.inc(state);
+            gauges.dec(before);
+        }
+    }
+
+    fn end(&self, outcome: Outcome) {
+        self.registry.runtime().ended.inc(kind(&outcome));
+        self.registry.runtime().vms.dec(*self.status.state.borrow());
+        self.status.outcome.send_replace(Some(Arc::new(outcome)));
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if self.status.outcome.borrow().is_none() {
+            self.ask_all(Request::Stop);
+            self.end(Outcome::Failed { error: "the event loop that the VM lived on is gone".into() });
+        }
+    }
 }
 
 /// Where a VM is in its life.
@@ -101,15 +146,16 @@ impl VmTask {
     /// Lives the VM's life. Returns when its outcome is published and its remains are with the reaper.
     pub(crate) async fn run(mut self, cx: ShardContext, pumps: SerialPumps) {
         let mut phase = if self.running { self.enter_running() } else { Phase::Created };
-        self.registry.runtime().vms.inc(VmState::Created);
-        self.publish(phase.state());
+        self.life.publish(phase.state());
         let cause = loop {
             let event = self.next_event(&cx).await;
+            // A vCPU that has ended the machine comes before whatever the host wants.
+            phase = self.settle(phase);
             phase = self.apply(event, phase);
             phase = self.settle(phase);
-            self.publish(phase.state());
+            self.life.publish(phase.state());
             if let Phase::Stopping(cause) = &mut phase
-                && self.controls.iter().all(|vcpu| vcpu.status() == Status::Finished)
+                && self.life.controls.iter().all(|vcpu| vcpu.status() == Status::Finished)
             {
                 break std::mem::replace(cause, Cause::Host);
             }
@@ -120,18 +166,14 @@ impl VmTask {
     }
 
     async fn next_event(&mut self, cx: &ShardContext) -> Event {
-        let deadline = self.deadline;
-        let time_limit = async {
-            match deadline {
-                Some(at) => cx.timer().sleep(at.saturating_duration_since(Instant::now())).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = self.changed.notified() => Event::Changed,
-            command = self.commands.recv() => Event::Command(command.unwrap_or(VmCommand::Stop)),
-            () = time_limit => Event::TimeLimit,
+            command = self.commands.recv(), if !self.unheld => {
+                self.unheld = command.is_none();
+                Event::Command(command.unwrap_or(VmCommand::Stop))
+            }
+            () = time_limit(cx, self.deadline) => Event::TimeLimit,
         }
     }
 
@@ -155,8 +197,8 @@ impl VmTask {
             return refuse(reply, "start", phase);
         }
         self.machine.phases.start();
-        self.ask_all(Request::Run);
-        accept(reply);
+        self.life.ask_all(Request::Run);
+        self.accept(VmState::Running, [reply]);
         self.enter_running()
     }
 
@@ -168,7 +210,7 @@ impl VmTask {
     fn pause(&mut self, phase: Phase, reply: Reply) -> Phase {
         match phase {
             Phase::Running => {
-                self.ask_all(Request::Pause);
+                self.life.ask_all(Request::Pause);
                 Phase::Pausing(vec![reply])
             }
             Phase::Pausing(mut replies) => {
@@ -176,7 +218,7 @@ impl VmTask {
                 Phase::Pausing(replies)
             }
             Phase::Paused => {
-                accept(reply);
+                self.accept(VmState::Paused, [reply]);
                 Phase::Paused
             }
             other => refuse(reply, "be paused", other),
@@ -186,8 +228,8 @@ impl VmTask {
     fn resume(&mut self, phase: Phase, reply: Reply) -> Phase {
         match phase {
             Phase::Paused | Phase::Running => {
-                self.ask_all(Request::Run);
-                accept(reply);
+                self.life.ask_all(Request::Run);
+                self.accept(VmState::Running, [reply]);
                 Phase::Running
             }
             other => refuse(reply, "be resumed", other),
@@ -197,7 +239,7 @@ impl VmTask {
     /// Looks at the vCPUs: does their status complete a pause or end the machine?
     fn settle(&mut self, phase: Phase) -> Phase {
         if !matches!(phase, Phase::Stopping(_)) {
-            let ended = self.controls.iter().find(|vcpu| vcpu.status() == Status::Finished);
+            let ended = self.life.controls.iter().find(|vcpu| vcpu.status() == Status::Finished);
             if let Some(vcpu) = ended {
                 let outcome = vcpu.take_end().and_then(|end| end.outcome);
                 let cause = outcome.map_or(Cause::Host, Cause::Guest);
@@ -205,8 +247,8 @@ impl VmTask {
             }
         }
         match phase {
-            Phase::Pausing(replies) if self.controls.iter().all(|vcpu| vcpu.is_parked()) => {
-                replies.into_iter().for_each(accept);
+            Phase::Pausing(replies) if self.life.controls.iter().all(|vcpu| vcpu.is_parked()) => {
+                self.accept(VmState::Paused, replies);
                 Phase::Paused
             }
             other => other,
@@ -223,26 +265,21 @@ impl VmTask {
             }
             Phase::Created | Phase::Running | Phase::Paused => {}
         }
-        self.ask_all(Request::Stop);
+        self.life.ask_all(Request::Stop);
         Phase::Stopping(cause)
     }
 
-    fn ask_all(&self, request: Request) {
-        self.controls.iter().for_each(|vcpu| vcpu.ask(request));
-    }
-
-    fn publish(&self, state: VmState) {
-        let before = self.status.state.send_replace(state);
-        if before != state {
-            let gauges = &self.registry.runtime().vms;
-            gauges.inc(state);
-            gauges.dec(before);
+    /// Says yes; whoever hears it finds the VM in that state.
+    fn accept(&self, state: VmState, replies: impl IntoIterator<Item = Reply>) {
+        self.life.publish(state);
+        for reply in replies {
+            let _ = reply.send(Ok(()));
         }
     }
 
     /// All vCPUs have finished: what is the outcome?
     fn conclude(&self, cause: Cause) -> Outcome {
-        let reports = || self.controls.iter().filter_map(|vcpu| vcpu.take_end()).map(|end| end.report);
+        let reports = || self.life.controls.iter().filter_map(|vcpu| vcpu.take_end()).map(|end| end.report);
         match cause {
             Cause::Guest(outcome) => outcome,
             Cause::Host => Outcome::Stopped,
@@ -251,13 +288,14 @@ impl VmTask {
     }
 
     /// Writes out what the guest has printed. Nothing is lost of a guest that ended by itself, however slow the
-    /// reader; a VM that the host stops (now or meanwhile) gets a bounded time.
+    /// reader; a VM that the host stops or whose time is over (now or meanwhile) gets a bounded time.
     async fn drain_serial(&mut self, cx: &ShardContext, pumps: SerialPumps, outcome: &Outcome) {
         let mut draining = pumps.finish(cx);
         if !matches!(outcome, Outcome::Stopped | Outcome::TimedOut { .. }) {
             tokio::select! {
                 () = draining.done() => return,
                 () = stop_asked(&mut self.commands) => {}
+                () = time_limit(cx, self.deadline) => {}
             }
         }
         tokio::select! {
@@ -268,17 +306,15 @@ impl VmTask {
 
     /// Publishes the outcome, then hands over what is left. Nothing that closes a VM is dropped here.
     fn end(self, outcome: Outcome) {
-        let Self { machine, registry, reaper, corpse, status, .. } = self;
-        registry.runtime().ended.inc(kind(&outcome));
-        registry.runtime().vms.dec(VmState::Stopping);
-        status.outcome.send_replace(Some(Arc::new(outcome)));
-        drop(machine);
+        let Self { life, machine, reaper, corpse, .. } = self;
+        life.end(outcome);
+        drop((life, machine));
         reaper.reap(corpse);
     }
 
     /// Undoes the making of a VM that found no shard.
     pub(crate) fn abandon(self) {
-        self.ask_all(Request::Stop);
+        drop(self.life);
         self.reaper.reap(self.corpse);
     }
 }
@@ -287,6 +323,14 @@ enum Event {
     Changed,
     Command(VmCommand),
     TimeLimit,
+}
+
+/// Waits for the end of the VM's time, if it has one.
+async fn time_limit(cx: &ShardContext, deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => cx.timer().sleep(at.saturating_duration_since(Instant::now())).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until the VM is told to stop (or its handle is gone), refusing everything else.
@@ -300,10 +344,6 @@ async fn stop_asked(commands: &mut mpsc::UnboundedReceiver<VmCommand>) {
         };
         let _ = reply.send(Err(Error::State { operation, state: "has ended" }));
     }
-}
-
-fn accept(reply: Reply) {
-    let _ = reply.send(Ok(()));
 }
 
 fn refuse(reply: Reply, operation: &'static str, phase: Phase) -> Phase {
