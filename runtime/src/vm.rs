@@ -130,8 +130,15 @@ impl Vm {
 
     async fn command(&self, operation: &'static str, command: fn(Reply) -> VmCommand) -> Result<()> {
         let ended = || Error::State { operation, state: "has ended" };
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         self.commands.send(command(reply)).map_err(|_| ended())?;
-        answer.await.unwrap_or_else(|_| Err(ended()))
+        let mut outcome = self.status.outcome.subscribe();
+        // A command that is sent while the VM ends may stay in the channel, neither answered nor dropped. The
+        // outcome comes after every answer.
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.unwrap_or_else(|_| Err(ended())),
+            _ = outcome.wait_for(Option::is_some) => answer.try_recv().unwrap_or_else(|_| Err(ended())),
+        }
     }
 }
