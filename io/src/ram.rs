@@ -11,7 +11,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion, VolatileMemory,
+    MmapRegion,
 };
 
 /// The vm-memory type behind [`GuestRam::memory`].
@@ -38,6 +38,14 @@ impl Backing {
         match self {
             Self::Pages4K => PAGE_SIZE,
             Self::Huge2M => HUGE_PAGE_SIZE,
+        }
+    }
+
+    /// What an error is likely to be about.
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::Pages4K => "",
+            Self::Huge2M => " (are enough huge pages free? `sysctl -w vm.nr_hugepages=N` makes N of 2 MiB)",
         }
     }
 }
@@ -68,7 +76,7 @@ pub enum RamError {
         hint: &'static str,
     },
     /// The memfd could not be mapped.
-    #[error("guest RAM region {gpa:#x}+{len:#x} cannot be mapped: {source}")]
+    #[error("guest RAM region {gpa:#x}+{len:#x} cannot be mapped: {source}{hint}")]
     Map {
         /// Guest-physical start of the region.
         gpa: u64,
@@ -76,6 +84,8 @@ pub enum RamError {
         len: u64,
         /// What vm-memory said.
         source: vm_memory::mmap::MmapRegionError,
+        /// What to do about it (may be empty).
+        hint: &'static str,
     },
     /// An access leaves guest RAM.
     #[error("guest range {gpa:#x}+{len:#x} is not in guest RAM")]
@@ -117,7 +127,7 @@ impl GuestRam {
         let mut mapped = Vec::with_capacity(regions.len());
         let mut offset = 0;
         for &(gpa, len) in regions {
-            mapped.push(map_region(&file, offset, gpa, len)?);
+            mapped.push(map_region(&file, offset, (gpa, len), backing)?);
             offset += len;
         }
         let memory = GuestMemory::from_regions(mapped).map_err(|_| RamError::Region {
@@ -253,15 +263,11 @@ fn check_regions(regions: &[(u64, u64)], backing: Backing) -> Result<u64, RamErr
 }
 
 fn sealed_memfd(size: u64, backing: Backing) -> Result<File, RamError> {
-    let huge_hint = match backing {
-        Backing::Pages4K => "",
-        Backing::Huge2M => " (are enough huge pages free? see vm.nr_hugepages)",
-    };
     let error = |step, source: rustix::io::Errno| RamError::Create {
         size,
         step,
         source: source.into(),
-        hint: if step == "ftruncate" || step == "memfd_create" { huge_hint } else { "" },
+        hint: backing.hint(),
     };
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let flags = match backing {
@@ -278,15 +284,20 @@ fn sealed_memfd(size: u64, backing: Backing) -> Result<File, RamError> {
 fn map_region(
     file: &Arc<File>,
     offset: u64,
-    gpa: u64,
-    len: u64,
+    (gpa, len): (u64, u64),
+    backing: Backing,
 ) -> Result<GuestRegionMmap<AtomicBitmap>, RamError> {
     let invalid = |reason| RamError::Region { gpa, len, reason };
     let bytes = usize::try_from(len).map_err(|_| invalid("it is larger than the address space"))?;
     let offset = FileOffset::from_arc(Arc::clone(file), offset);
-    let mapping =
-        MmapRegion::from_file(offset, bytes).map_err(|source| RamError::Map { gpa, len, source })?;
-    debug_assert_eq!(VolatileMemory::len(&mapping), bytes);
+    let flags = libc::MAP_SHARED
+        | match backing {
+            Backing::Pages4K => libc::MAP_NORESERVE,
+            // Reserved here and now: a huge page that is not there when it is touched is a SIGBUS.
+            Backing::Huge2M => 0,
+        };
+    let mapping = MmapRegion::build(Some(offset), bytes, libc::PROT_READ | libc::PROT_WRITE, flags)
+        .map_err(|source| RamError::Map { gpa, len, source, hint: backing.hint() })?;
     GuestRegionMmap::new(mapping, GuestAddress(gpa))
         .ok_or_else(|| invalid("it ends beyond the address space"))
 }

@@ -97,3 +97,10 @@ fn the_mapping_is_gone_with_the_last_clone() {
     drop(clone);
     assert!(!mapped());
 }
+
+#[test]
+fn sec_01_huge_pages_that_the_host_lacks_are_an_error_and_not_a_sigbus_later() {
+    // No host has a pool of 16 TiB.
+    let error = GuestRam::new(&[(0, 16 << 40)], Backing::Huge2M).unwrap_err();
+    assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
+}
