@@ -62,7 +62,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     io_engine: EngineArg,
 
-    /// Number of event-loop threads [default: one for every two CPUs]
+    /// Number of event-loop threads [default: one for every two CPUs; one without --count]
     #[arg(long)]
     shards: Option<NonZero<u32>>,
 
@@ -235,7 +235,9 @@ pub(super) fn raise_open_files() {
 /// Starts the VMs and waits for their ends, a signal, or the escape key.
 async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let mut signals = Signals::new()?;
-    let runtime = Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards: args.shards })?;
+    // A VM lives on one loop, so more would have nothing to do.
+    let shards = args.shards.or((args.count == NonZero::<u32>::MIN).then_some(args.count));
+    let runtime = Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards })?;
     if let Some(endpoint) = &args.metrics {
         serve_metrics(endpoint, runtime.registry().clone())?;
     }
