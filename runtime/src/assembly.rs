@@ -4,6 +4,7 @@
 //! before it made.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -59,10 +60,11 @@ pub(crate) fn assemble(
     let ram = plan.allocate_ram()?;
     let vm = VmFds::new(runtime.take_shell()?, ram.clone())?;
     let vcpus = plan.create_vcpus(&vm)?;
-    let init = plan.load(&ram)?;
     let identity = plan.register();
     let (machine, wiring) = plan.build_machine(&vm, ram, &identity)?;
-    let team = plan.hire(vcpus, init, &machine)?;
+    let team = plan.hire(vcpus, &machine)?;
+    // The vCPUs prepare themselves while the image is loaded.
+    let team = team.boot(plan.load(&machine.ram))?;
     runtime.registry.runtime().boot_phase.observe(BootPhase::Create, begun.elapsed());
     if running {
         machine.phases.start();
@@ -93,6 +95,8 @@ struct Team {
     controls: Vec<Arc<VcpuControl>>,
     threads: Vec<JoinHandle<()>>,
     changed: Arc<Notify>,
+    /// For the boot vCPU.
+    init: Sender<VcpuInit>,
 }
 
 impl<'a> Plan<'a> {
@@ -216,9 +220,10 @@ impl<'a> Plan<'a> {
     }
 
     /// Starts the vCPU threads. If one fails to start, those before it are told to stop.
-    fn hire(&self, vcpus: Vec<VcpuFd>, init: VcpuInit, machine: &Arc<Machine>) -> Result<Team> {
+    fn hire(&self, vcpus: Vec<VcpuFd>, machine: &Arc<Machine>) -> Result<Team> {
         let changed = Arc::new(Notify::new());
-        let mut team = Team { controls: Vec::new(), threads: Vec::new(), changed };
+        let (sender, init) = channel();
+        let mut team = Team { controls: Vec::new(), threads: Vec::new(), changed, init: sender };
         let mut init = Some(init);
         for (index, fd) in (0..).zip(vcpus) {
             let bell = Arc::clone(&team.changed);
@@ -228,7 +233,7 @@ impl<'a> Plan<'a> {
                 fd,
                 machine: Arc::clone(machine),
                 control: Arc::clone(&control),
-                cpuid: self.runtime.host.supported_cpuid.clone(),
+                host: Arc::clone(&self.runtime.host),
                 vcpus: self.vcpu_count(),
                 init: init.take(),
             };
@@ -291,10 +296,27 @@ impl<'a> Plan<'a> {
 }
 
 impl Team {
+    /// Tells the boot vCPU where it begins, or dismisses all of them.
+    fn boot(self, loaded: Result<VcpuInit>) -> Result<Self> {
+        match loaded {
+            Ok(init) => {
+                // If the thread is gone already, it has left its reason behind.
+                let _ = self.init.send(init);
+                Ok(self)
+            }
+            Err(error) => {
+                self.dismiss();
+                Err(error)
+            }
+        }
+    }
+
     /// Stops the vCPUs that were already made.
     fn dismiss(self) {
-        self.controls.iter().for_each(|vcpu| vcpu.ask(Request::Stop));
-        for thread in self.threads {
+        let Self { controls, threads, init, .. } = self;
+        drop(init);
+        controls.iter().for_each(|vcpu| vcpu.ask(Request::Stop));
+        for thread in threads {
             let _ = thread.join();
         }
     }

@@ -43,7 +43,7 @@ pub struct Runtime {
 
 /// What VMs use of their runtime.
 pub(crate) struct Inner {
-    pub(crate) host: Host,
+    pub(crate) host: Arc<Host>,
     pub(crate) registry: Registry,
     pub(crate) reaper: Arc<Reaper>,
     shells: Mutex<Vec<Shell>>,
@@ -56,19 +56,25 @@ impl Runtime {
     pub fn new(options: RuntimeOptions) -> Result<Self> {
         let registry = Registry::new();
         let engine = ringlet_io::select(options.engine)?;
-        // The loops start while this thread opens KVM.
+        let host = Arc::new(Host::open()?);
         let count = options.shards.map_or_else(default_shards, NonZero::get);
         let shards = (0..count)
             .map(|index| {
                 let metrics = registry.register_shard(index, engine.kind.as_str());
-                Shard::spawn(ShardConfig::new(index, engine.kind, metrics), |_: &ShardContext| {
+                let host = Arc::clone(&host);
+                Shard::spawn(ShardConfig::new(index, engine.kind, metrics), move |_: &ShardContext| {
+                    if index == 0 {
+                        // The first vCPU needs it in a moment, and a new loop has nothing to do yet. An error is
+                        // told to the vCPU.
+                        let _ = host.supported_cpuid();
+                    }
                     VmService::new()
                 })
             })
             .collect::<Result<_, _>>()?;
         let inner = Inner {
-            host: Host::open()?,
             reaper: Arc::new(Reaper::new(registry.clone())),
+            host,
             registry,
             shells: Mutex::default(),
             images: Mutex::default(),

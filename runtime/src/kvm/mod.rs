@@ -8,6 +8,7 @@ pub(crate) mod vm;
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -32,8 +33,8 @@ pub(crate) const REQUIRED: [(Cap, &str); 8] = [
 pub(crate) struct Host {
     pub(crate) kvm: Kvm,
     pub(crate) backend: Backend,
-    /// What `KVM_GET_SUPPORTED_CPUID` offers to guests.
-    pub(crate) supported_cpuid: CpuId,
+    /// See [`Self::supported_cpuid`].
+    supported_cpuid: OnceLock<Result<CpuId, kvm_ioctls::Error>>,
     /// The most vCPUs that a VM may have here.
     pub(crate) max_vcpus: u32,
 }
@@ -50,10 +51,19 @@ impl Host {
                 return Err(Error::MissingCapability { capability });
             }
         }
-        let supported_cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
         let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
-        Ok(Self { backend: backend(Path::new("/sys/module")), kvm, supported_cpuid, max_vcpus })
+        let backend = backend(Path::new("/sys/module"));
+        Ok(Self { backend, kvm, supported_cpuid: OnceLock::new(), max_vcpus })
+    }
+
+    /// What KVM offers to guests. The first call asks the kernel, which takes 0.3 ms and more where CPUID itself
+    /// traps; whoever comes meanwhile waits for that answer.
+    pub(crate) fn supported_cpuid(&self) -> Result<&CpuId> {
+        let ask = || self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        match self.supported_cpuid.get_or_init(ask) {
+            Ok(cpuid) => Ok(cpuid),
+            Err(error) => Err(Error::kvm("KVM_GET_SUPPORTED_CPUID")(*error)),
+        }
     }
 }
 

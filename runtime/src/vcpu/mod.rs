@@ -10,18 +10,19 @@ mod setup;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringlet_boot::VcpuInit;
 use ringlet_devices::Action;
 use ringlet_metrics::ExitKind;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, Result};
 use crate::kvm::sys::{self, PortAccess, Thread};
-use crate::kvm::{self};
+use crate::kvm::{self, Host};
 use crate::machine::Machine;
 use crate::outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
 use control::{Control, Flow};
@@ -48,14 +49,13 @@ pub(crate) struct VcpuSeed {
     pub(crate) fd: VcpuFd,
     pub(crate) machine: Arc<Machine>,
     pub(crate) control: Arc<VcpuControl>,
-    /// CPUID leaves before the per-vCPU fields are filled in.
-    pub(crate) cpuid: CpuId,
+    pub(crate) host: Arc<Host>,
     pub(crate) vcpus: u32,
-    /// Registers of the boot vCPU; the others wait for INIT and SIPI.
-    pub(crate) init: Option<VcpuInit>,
+    /// Where the boot vCPU's registers come from once the image is loaded; the others wait for INIT and SIPI.
+    pub(crate) init: Option<Receiver<VcpuInit>>,
 }
 
-/// Starts the thread. The vCPU is paused until it is asked to run.
+/// Starts the thread, which prepares the vCPU meanwhile. The vCPU is paused until it is asked to run.
 pub(crate) fn spawn(seed: VcpuSeed) -> Result<JoinHandle<()>> {
     let builder = std::thread::Builder::new().name(format!("ringlet-vcpu-{}", seed.index));
     builder
@@ -68,52 +68,59 @@ pub(crate) fn spawn(seed: VcpuSeed) -> Result<JoinHandle<()>> {
 fn thread_main(seed: VcpuSeed) {
     let control = Arc::clone(&seed.control);
     let index = seed.index;
-    let end = catch_unwind(AssertUnwindSafe(|| serve(seed))).unwrap_or_else(|_| VcpuEnd {
-        outcome: Some(Outcome::Failed { error: format!("the thread of vCPU {index} panicked") }),
-        report: VcpuReport { index, ..VcpuReport::default() },
-    });
-    control.finish(end);
+    match catch_unwind(AssertUnwindSafe(|| serve(seed))) {
+        Ok((end, vcpu)) => {
+            control.finish(end);
+            // Closing it takes a while, for which nobody has to wait.
+            drop(vcpu);
+        }
+        Err(_) => control.finish(VcpuEnd {
+            outcome: Some(Outcome::Failed { error: format!("the thread of vCPU {index} panicked") }),
+            report: VcpuReport { index, ..VcpuReport::default() },
+        }),
+    }
 }
 
-fn serve(mut seed: VcpuSeed) -> VcpuEnd {
+fn serve(seed: VcpuSeed) -> (VcpuEnd, Vcpu) {
     let ready = Thread::enter_vcpu(&seed.fd)
         .map_err(Error::io("preparing a vCPU thread's signals"))
-        .and_then(|thread| setup::prepare(&mut seed).map(|()| thread));
+        .and_then(|thread| setup::prepare(&seed).map(|prepared| prepared.then_some(thread)));
     let clock = CpuClock::start(&seed);
     let VcpuSeed { index, fd, machine, control, .. } = seed;
     let mut vcpu = Vcpu { index, fd, machine, control, history: History::default() };
     let outcome = match ready {
-        Ok(thread) => {
+        Ok(Some(thread)) => {
             vcpu.control.arrive(thread);
             vcpu.run()
         }
+        Ok(None) => None,
         Err(error) => Some(Outcome::Failed { error: format!("vCPU {index}: {error}") }),
     };
     drop(clock);
-    VcpuEnd { outcome, report: vcpu.report() }
+    (VcpuEnd { outcome, report: vcpu.report() }, vcpu)
 }
 
 /// Publishes the thread's CPU time as a metric while it lives, and its last value after that.
 struct CpuClock {
     machine: Arc<Machine>,
     index: u32,
-    path: String,
 }
 
 impl CpuClock {
     fn start(seed: &VcpuSeed) -> Self {
         let tid = rustix::thread::gettid().as_raw_nonzero();
         let path = format!("/proc/self/task/{tid}/schedstat");
-        let source = path.clone();
-        let clock = Box::new(move || cpu_nanos(&source));
-        seed.machine.metrics.set_vcpu_clock(seed.index, clock);
-        Self { machine: Arc::clone(&seed.machine), index: seed.index, path }
+        seed.machine.metrics.set_vcpu_clock(seed.index, Box::new(move || cpu_nanos(&path)));
+        Self { machine: Arc::clone(&seed.machine), index: seed.index }
     }
 }
 
 impl Drop for CpuClock {
     fn drop(&mut self) {
-        self.machine.metrics.freeze_vcpu_clock(self.index, cpu_nanos(&self.path));
+        // The same time, without a file.
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+        self.machine.metrics.freeze_vcpu_clock(self.index, u64::try_from(nanos).unwrap_or(0));
     }
 }
 

@@ -3,6 +3,8 @@
 //! A KVM backend may refuse some of it (PVM does); what every guest needs is an error, the rest is said at
 //! debug level and left as the backend has it.
 
+use std::sync::mpsc::Receiver;
+
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 use ringlet_boot::cpuid::{self, CpuidContext};
@@ -11,13 +13,14 @@ use ringlet_boot::{BOOT_MSRS, VcpuInit};
 use super::VcpuSeed;
 use crate::error::{Error, Result};
 
-/// Prepares `seed`'s vCPU for its first `KVM_RUN`.
-pub(super) fn prepare(seed: &mut VcpuSeed) -> Result<()> {
+/// Prepares `seed`'s vCPU for its first `KVM_RUN`. `false` if the VM was given up before its image was loaded.
+pub(super) fn prepare(seed: &VcpuSeed) -> Result<bool> {
     set_cpuid(seed)?;
     set_msrs(&seed.fd, &BOOT_MSRS);
-    match &seed.init {
-        Some(init) => set_registers(&seed.fd, init),
-        None => Ok(()),
+    match seed.init.as_ref().map(Receiver::recv) {
+        Some(Ok(init)) => set_registers(&seed.fd, &init).map(|()| true),
+        Some(Err(_)) => Ok(false),
+        None => Ok(true),
     }
 }
 
@@ -28,7 +31,7 @@ fn set_cpuid(seed: &VcpuSeed) -> Result<()> {
         tsc_khz: seed.fd.get_tsc_khz().unwrap_or(0),
         backend: seed.machine.backend,
     };
-    let mut leaves = seed.cpuid.as_slice().to_vec();
+    let mut leaves = seed.host.supported_cpuid()?.as_slice().to_vec();
     cpuid::apply(&mut leaves, &context);
     let invalid = || Error::Kvm { step: "building CPUID", source: std::io::ErrorKind::InvalidInput.into() };
     let table = CpuId::from_entries(&leaves).map_err(|_| invalid())?;
