@@ -421,9 +421,12 @@ impl OutcomeLog {
         let ready_seconds = vm.time_to_ready().map(|time| time.as_secs_f64());
         let exit_status = outcome.exit_status();
         let line = OutcomeLine { vm: vm.id(), name: vm.name(), outcome, exit_status, ready_seconds };
-        serde_json::to_writer(&mut self.0, &line)?;
-        self.0.write_all(b"\n")?;
-        self.0.flush()
+        let text = serde_json::to_string(&line)? + "\n";
+        match self.0.write_all(text.as_bytes()).and_then(|()| self.0.flush()) {
+            // Nobody reads any more: no reason to end the VMs, or to end with another status than theirs.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
     }
 }
 
