@@ -64,7 +64,14 @@ struct ImagesArgs {
 
 /// Runs the command line and returns the exit status.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // Help and version are no errors; what is one must not look like a guest's exit code.
+            return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
+        }
+    };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => print_check(&args),
