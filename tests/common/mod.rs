@@ -1,8 +1,9 @@
 //! What the integration tests share: a runtime on either engine, guests made by hand, deadlines, and a look at the
 //! process itself. Nothing here sleeps to be right.
-#![allow(dead_code, reason = "each test program uses its own part of this")]
+#![allow(dead_code, unused_macros, unused_imports, reason = "each test program uses its own part of this")]
 
 pub(crate) mod guest;
+pub(crate) mod process;
 
 use std::io::Read;
 use std::num::NonZero;

@@ -1,0 +1,147 @@
+//! The real binary as a child process, and what this process itself uses.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use super::DEADLINE;
+
+/// The `ringlet` command with arguments; its standard input is empty.
+pub(crate) fn ringlet(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringlet"));
+    command.args(args).stdin(Stdio::null()).env("NO_COLOR", "1");
+    command
+}
+
+/// What a finished command left behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    #[track_caller]
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
+    }
+
+    /// Asserts the exit status, and shows everything if it is another.
+    #[track_caller]
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code(), code, "{self:?}");
+        self
+    }
+}
+
+/// A child that does not outlive its test.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Reads standard output until it holds `text`; returns what was read.
+    pub(crate) fn until_printed(&mut self, text: &str) -> String {
+        let stdout = self.0.stdout.as_mut().unwrap();
+        let mut read = Vec::new();
+        let mut buffer = [0; 1024];
+        loop {
+            let so_far = String::from_utf8_lossy(&read).into_owned();
+            if so_far.contains(text) {
+                return so_far;
+            }
+            match stdout.read(&mut buffer).unwrap() {
+                0 => panic!("it ended without {text:?}: {so_far:?}"),
+                count => read.extend(&buffer[..count]),
+            }
+        }
+    }
+
+    pub(crate) fn type_in(&mut self, text: &str) {
+        self.0.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits for its end without reading anything; kills it and panics after [`DEADLINE`].
+    pub(crate) fn status(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < DEADLINE, "the command hangs");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    /// Waits for its end and for all of its output.
+    pub(crate) fn finish(mut self) -> Finished {
+        let stdout = self.0.stdout.take().map(collect);
+        let stderr = self.0.stderr.take().map(collect);
+        let status = self.status();
+        let text = |thread: Option<std::thread::JoinHandle<String>>| {
+            thread.map_or_else(String::new, |t| t.join().unwrap())
+        };
+        Finished { status, stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Runs `ringlet` with arguments to its end.
+#[track_caller]
+pub(crate) fn run(args: &[&str]) -> Finished {
+    Running::start(&mut ringlet(args)).finish()
+}
+
+/// Open file descriptors of this process.
+pub(crate) fn descriptors() -> usize {
+    entries("/proc/self/fd")
+}
+
+/// Threads of this process.
+pub(crate) fn threads() -> usize {
+    entries("/proc/self/task")
+}
+
+fn entries(folder: &str) -> usize {
+    std::fs::read_dir(Path::new(folder)).unwrap().count()
+}
+
+/// Memory of this process that is in RAM, in KiB: anonymous, and shared (guest RAM).
+pub(crate) fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
