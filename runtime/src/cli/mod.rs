@@ -66,11 +66,7 @@ struct ImagesArgs {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            // Help and version are no errors; what is one must not look like a guest's exit code.
-            return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return refuse(&error),
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
@@ -88,6 +84,20 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// Prints help and version, which are no errors, or what is wrong with the command line: as plain text, since an
+/// argument may be the name of a file that somebody else made. The status must not look like a guest's exit code.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let mut stderr = io::stderr().lock();
+    for line in error.render().to_string().lines() {
+        let _ = writeln!(stderr, "{}", Escaped(line));
+    }
+    ExitCode::from(FAILED)
 }
 
 /// The reader of our standard output has gone: nothing is left to do, and nothing is wrong.

@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliResult;
 use super::log::{self, LogLevel};
-use super::terminal::{EscapeKeys, HELP, Key, RawTerminal};
+use super::terminal::{EscapeKeys, HELP, Key, RawTerminal, in_foreground};
 
 /// Options of `ringlet run`.
 #[derive(Debug, Args)]
@@ -101,6 +101,7 @@ const EXIT_STATUS: &str = "Exit status:
   124  the time limit passed
   125  Ringlet failed
   130  stopped by Ctrl-A x or SIGINT
+  131  stopped by SIGQUIT
   134  the guest crashed
   143  stopped by SIGTERM or SIGHUP
 With --count: the first of these, in the VMs' order, that is not 0.
@@ -266,7 +267,12 @@ fn launch(runtime: &Runtime, args: &RunArgs, config: &VmConfig) -> CliResult<Vec
     let stdout = io::stdout().as_fd().try_clone_to_owned()?;
     let mut resources = Resources::default();
     if args.count.get() == 1 {
-        resources.console = Console::Stream(Arc::new(stdout));
+        // A guest's bytes reach a terminal as they are only where that terminal is given to the guest.
+        resources.console = if stdout.is_terminal() && !in_foreground(&stdout) {
+            Console::Lines(LineConsole::new(stdout))
+        } else {
+            Console::Stream(Arc::new(stdout))
+        };
         return Ok(vec![runtime.launch(config, resources)?]);
     }
     let lines = LineConsole::new(stdout);
@@ -309,6 +315,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    quit: Signal,
     first: Option<u8>,
 }
 
@@ -318,6 +325,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
             first: None,
         })
     }
@@ -328,6 +336,7 @@ impl Signals {
             _ = self.interrupt.recv() => 130,
             _ = self.terminate.recv() => 143,
             _ = self.hang_up.recv() => 143,
+            _ = self.quit.recv() => 131,
         };
         self.first.get_or_insert(status);
     }

@@ -61,8 +61,9 @@ impl Drop for RawTerminal {
     }
 }
 
-/// A background process that changed its terminal would be stopped by the kernel.
-fn in_foreground(terminal: impl AsFd) -> bool {
+/// True if this process is in the terminal's foreground. A background process that changed its terminal would be
+/// stopped by the kernel, and must not control it by what it prints either.
+pub(super) fn in_foreground(terminal: impl AsFd) -> bool {
     rustix::termios::tcgetpgrp(terminal).is_ok_and(|foreground| foreground == rustix::process::getpgrp())
 }
 
