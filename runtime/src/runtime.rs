@@ -31,8 +31,9 @@ pub struct RuntimeOptions {
 
 /// Runs VMs. Everything that it starts ends with it: dropping it stops its VMs and waits for them.
 ///
-/// It never ends the process, installs no signal handler and changes no process-wide setting. It uses one
-/// real-time signal (`SIGRTMIN + 3`), blocked except inside `KVM_RUN`, towards its own threads only.
+/// It never ends the process, installs no signal handler and changes no process-wide setting. It sends
+/// `SIGRTMIN + 3` (or `SIGSTKFLT`, if the queue of real-time signals is full) to its own vCPU threads, where both are
+/// blocked except inside `KVM_RUN`.
 pub struct Runtime {
     shards: Vec<Shard<Box<VmParts>>>,
     inner: Arc<Inner>,
@@ -68,7 +69,7 @@ impl Runtime {
                         // told to the vCPU.
                         let _ = host.supported_cpuid();
                     }
-                    VmService::new()
+                    VmService::on_this_thread()
                 })
             })
             .collect::<Result<_, _>>()?;

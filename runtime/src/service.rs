@@ -18,7 +18,11 @@ struct Resident {
 }
 
 impl VmService {
-    pub(crate) fn new() -> Self {
+    /// Made on the shard's thread, which is to leave the host's signals to the host's threads.
+    pub(crate) fn on_this_thread() -> Self {
+        if let Err(error) = crate::kvm::sys::block_asynchronous_signals() {
+            tracing::warn!(%error, "an event loop takes part in the host's signals");
+        }
         Self { vms: Vec::new() }
     }
 }

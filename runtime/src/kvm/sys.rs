@@ -27,9 +27,10 @@ struct SignalMask {
     sigset: [u8; 8],
 }
 
-/// The signal that brings a vCPU thread out of the guest.
-fn kick_signal() -> libc::c_int {
-    SIGRTMIN() + 3
+/// The signals that bring a vCPU thread out of the guest. The first is used, unless the user's signal queue
+/// (`RLIMIT_SIGPENDING`, which other processes share) is full: then the second, which takes no place in it.
+fn kick_signals() -> [libc::c_int; 2] {
+    [SIGRTMIN() + 3, libc::SIGSTKFLT]
 }
 
 /// Registers guest RAM as KVM memory slot `slot`.
@@ -86,8 +87,9 @@ pub(crate) fn port_access(vcpu: &mut VcpuFd) -> Option<(PortAccess, &mut [u8])> 
         (*run).__bindgen_anon_1.io
     };
     let len = usize::from(io.size) * io.count as usize;
-    // SAFETY: the kernel puts `len` bytes of data at `data_offset` bytes into the same mapping (KVM API, section
-    // 5, KVM_EXIT_IO); the slice borrows `vcpu`, so it ends before the next KVM_RUN.
+    // SAFETY: the kernel puts `len` bytes of data (at most a page) at `data_offset` bytes into the mapping that
+    // begins with `kvm_run` and is larger than it (KVM API, section 5, KVM_EXIT_IO; KVM_GET_VCPU_MMAP_SIZE). The
+    // pointer leaves the struct but not the mapping, and the slice borrows `vcpu`, so it ends before the next KVM_RUN.
     let data = unsafe { std::slice::from_raw_parts_mut(run.cast::<u8>().add(io.data_offset as usize), len) };
     let write = u32::from(io.direction) == kvm_bindings::KVM_EXIT_IO_OUT;
     Some((PortAccess { port: io.port, size: io.size, write }, data))
@@ -108,13 +110,15 @@ pub(crate) struct Thread(libc::pthread_t);
 
 impl Thread {
     /// Makes the calling thread a vCPU thread: every signal that is not a fault of its own is blocked, and
-    /// inside `KVM_RUN` of `vcpu` the kick alone is let through.
+    /// inside `KVM_RUN` of `vcpu` the kicks alone are let through.
     pub(crate) fn enter_vcpu(vcpu: &VcpuFd) -> io::Result<Self> {
         let blocked = block_asynchronous_signals()?;
         let mut inside = blocked;
-        // SAFETY: `inside` is an initialised set, and the number is a valid real-time signal.
-        if unsafe { libc::sigdelset(&mut inside, kick_signal()) } != 0 {
-            return Err(io::Error::last_os_error());
+        for signal in kick_signals() {
+            // SAFETY: `inside` is an initialised set, and the number is that of a valid signal.
+            if unsafe { libc::sigdelset(&mut inside, signal) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
         let mask = SignalMask { len: 8, sigset: kernel_sigset(&inside) };
         // SAFETY: KVM_SET_SIGNAL_MASK reads a `kvm_signal_mask` of `len` bytes of signal set, which `mask` is.
@@ -132,7 +136,9 @@ impl Thread {
         // SAFETY: `set` is initialised, the siginfo pointer may be null, and the timeout lives across the
         // call. With a zero timeout the call never waits.
         unsafe {
-            libc::sigaddset(&mut set, kick_signal());
+            for signal in kick_signals() {
+                libc::sigaddset(&mut set, signal);
+            }
             while libc::sigtimedwait(&set, std::ptr::null_mut(), &now) > 0 {}
         }
     }
@@ -141,8 +147,9 @@ impl Thread {
 impl KickTarget for Thread {
     fn kick(&self) {
         // SAFETY: `Control` calls this only while the thread is alive (it leaves under the same lock).
-        let error = unsafe { libc::pthread_kill(self.0, kick_signal()) };
-        debug_assert_eq!(error, 0, "kicking a vCPU thread");
+        let sent =
+            kick_signals().into_iter().any(|signal| unsafe { libc::pthread_kill(self.0, signal) } == 0);
+        debug_assert!(sent, "a signal below SIGRTMIN can always be sent to a live thread");
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Instant;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringlet_boot::VcpuInit;
 use ringlet_devices::Action;
-use ringlet_metrics::ExitKind;
+use ringlet_metrics::{ExitKind, GuestErrorKind, guest_error};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, Result};
@@ -87,10 +87,10 @@ fn serve(seed: VcpuSeed) -> (VcpuEnd, Vcpu) {
         .and_then(|thread| setup::prepare(&seed).map(|prepared| prepared.then_some(thread)));
     let clock = CpuClock::start(&seed);
     let VcpuSeed { index, fd, machine, control, .. } = seed;
-    let mut vcpu = Vcpu { index, fd, machine, control, history: History::default() };
+    let mut vcpu = Vcpu { fd, seat: Seat { index, machine, control }, history: History::default() };
     let outcome = match ready {
         Ok(Some(thread)) => {
-            vcpu.control.arrive(thread);
+            vcpu.seat.control.arrive(thread);
             vcpu.run()
         }
         Ok(None) => None,
@@ -132,11 +132,16 @@ fn cpu_nanos(schedstat: &str) -> u64 {
 
 /// A vCPU in service.
 struct Vcpu {
-    index: u32,
     fd: VcpuFd,
+    seat: Seat,
+    history: History,
+}
+
+/// A vCPU's place in its VM.
+struct Seat {
+    index: u32,
     machine: Arc<Machine>,
     control: Arc<VcpuControl>,
-    history: History,
 }
 
 /// What an exit leads to.
@@ -154,11 +159,11 @@ enum Step {
 impl Vcpu {
     /// Serves the vCPU until it ends (`Some`) or is told to stop (`None`).
     fn run(&mut self) -> Option<Outcome> {
-        if self.control.park() == Flow::Stop {
+        if self.seat.control.park() == Flow::Stop {
             return None;
         }
         loop {
-            let flow = self.control.poll();
+            let flow = self.seat.control.poll();
             if flow == Flow::Stop {
                 return None;
             }
@@ -167,8 +172,8 @@ impl Vcpu {
             match self.enter() {
                 Step::Again => {}
                 Step::Interrupted => {
-                    self.control.kick_arrived(Thread::eat_kick);
-                    if flow == Flow::Pause && self.control.park() == Flow::Stop {
+                    self.seat.control.kick_arrived(Thread::eat_kick);
+                    if flow == Flow::Pause && self.seat.control.park() == Flow::Stop {
                         return None;
                     }
                 }
@@ -180,7 +185,8 @@ impl Vcpu {
 
     /// One `KVM_RUN` and what follows from it.
     fn enter(&mut self) -> Step {
-        let Self { fd, machine, history, .. } = self;
+        let Self { fd, seat, history } = self;
+        let machine = &seat.machine;
         let exit = fd.run();
         machine.phases.exited();
         let action = match exit {
@@ -219,87 +225,53 @@ impl Vcpu {
             }
             Ok(other) => {
                 let error = format!("unexpected KVM exit {other:?}");
-                return self.unexpected(error);
+                let kind = match other {
+                    VcpuExit::Hypercall(_) => ExitKind::Hypercall,
+                    VcpuExit::SystemEvent(..) => ExitKind::SystemEvent,
+                    _ => ExitKind::Other,
+                };
+                return seat.fail(kind, error);
             }
-            Err(error) => return self.unexpected(format!("KVM_RUN: {error}")),
+            Err(error) => return seat.fail(ExitKind::Other, format!("KVM_RUN: {error}")),
         };
-        self.act(action)
+        seat.act(action)
     }
 
     /// Serves a port access element by element: a string instruction brings several at once.
     fn port_access(&mut self) -> Step {
-        let Self { fd, machine, history, control, .. } = self;
+        let Self { fd, seat, history } = self;
         let Some((access, data)) = sys::port_access(fd) else {
-            return Step::End(Outcome::Failed { error: "KVM reported a port access without one".into() });
+            return seat.fail(ExitKind::Other, "KVM reported a port access without one".into());
         };
         let PortAccess { port, size, write } = access;
         let what = if write { "write to port" } else { "read of port" };
         history.record(record(what, u64::from(port), usize::from(size)));
-        machine.metrics.exits.inc(if write { ExitKind::PioWrite } else { ExitKind::PioRead });
-        let mut last = Action::None;
+        seat.machine.metrics.exits.inc(if write { ExitKind::PioWrite } else { ExitKind::PioRead });
         for element in data.chunks_exact_mut(usize::from(size).max(1)) {
-            last = loop {
-                let action = if write {
-                    machine.ports.write(u64::from(port), element, &machine.log)
-                } else {
-                    machine.ports.read(u64::from(port), element, &machine.log)
-                };
-                if !matches!(action, Action::WaitForSerial) {
-                    break action;
-                }
-                if control.wait_for_shard(|| machine.serial_output.has_room()) == Flow::Stop {
-                    return Step::Stop;
-                }
-            };
-            if !matches!(last, Action::None) {
-                break;
+            match seat.port_element(u64::from(port), write, element) {
+                Step::Again => {}
+                step => return step,
             }
         }
-        self.act(last)
-    }
-
-    /// Does what an access asked for.
-    fn act(&mut self, action: Action) -> Step {
-        match action {
-            Action::None | Action::WaitForSerial => Step::Again,
-            Action::Exit(code) => Step::End(Outcome::Exited { code }),
-            Action::Reset => Step::End(Outcome::Reset),
-            Action::Ready => {
-                self.machine.phases.ready();
-                Step::Again
-            }
-            Action::Routes => match self.machine.routing.install(Instant::now()) {
-                Ok(None) => Step::Again,
-                Ok(Some(until)) => match self.control.wait_until(until) {
-                    Flow::Stop => Step::Stop,
-                    Flow::Run | Flow::Pause => Step::Again,
-                },
-                Err(error) => self.unexpected(error.to_string()),
-            },
-        }
+        Step::Again
     }
 
     fn internal_error(&mut self) -> Step {
         let (suberror, data) = sys::internal_error(self.fd.get_kvm_run());
-        let meaning = self.machine.describe_internal_error(suberror);
+        let meaning = self.seat.machine.describe_internal_error(suberror);
         self.crash(ExitKind::InternalError, CrashCause::InternalError { suberror, meaning, data })
     }
 
     fn crash(&mut self, kind: ExitKind, cause: CrashCause) -> Step {
-        self.machine.metrics.exits.inc(kind);
+        self.seat.machine.metrics.exits.inc(kind);
         let vcpu = self.report();
         let instruction = self.instruction_at(vcpu.registers.rip);
         Step::End(Outcome::Crashed(Box::new(Crash { cause, vcpu, instruction })))
     }
 
-    fn unexpected(&mut self, error: String) -> Step {
-        self.machine.metrics.exits.inc(ExitKind::Other);
-        Step::End(Outcome::Failed { error: format!("vCPU {}: {error}", self.index) })
-    }
-
     fn report(&self) -> VcpuReport {
         VcpuReport {
-            index: self.index,
+            index: self.seat.index,
             registers: registers(&self.fd).unwrap_or_default(),
             last_exits: self.history.describe(),
         }
@@ -315,10 +287,59 @@ impl Vcpu {
         let mut bytes = [0; 15];
         let page_left = usize::try_from(0x1000 - (address & 0xfff)).unwrap_or(0).min(bytes.len());
         let Some(bytes) = bytes.get_mut(..page_left) else { return String::new() };
-        match self.machine.ram.read(address, bytes) {
+        match self.seat.machine.ram.read(address, bytes) {
             Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
             Err(_) => String::new(),
         }
+    }
+}
+
+impl Seat {
+    /// One element of a port access. While the serial output is full the vCPU waits here, and then makes the very
+    /// same access again.
+    fn port_element(&self, port: u64, write: bool, element: &mut [u8]) -> Step {
+        let Machine { ports, log, serial_output, .. } = &*self.machine;
+        loop {
+            let action = if write { ports.write(port, element, log) } else { ports.read(port, element, log) };
+            if !matches!(action, Action::WaitForSerial) {
+                return self.act(action);
+            }
+            if self.control.wait_for_shard(|| serial_output.has_room()) == Flow::Stop {
+                return Step::Stop;
+            }
+        }
+    }
+
+    /// Does what an access asked for.
+    fn act(&self, action: Action) -> Step {
+        match action {
+            Action::None | Action::WaitForSerial => Step::Again,
+            Action::Exit(code) => Step::End(Outcome::Exited { code }),
+            Action::Reset => Step::End(Outcome::Reset),
+            Action::Ready => {
+                self.machine.phases.ready();
+                Step::Again
+            }
+            Action::Routes => match self.machine.routing.install(Instant::now()) {
+                Ok(None) => Step::Again,
+                Ok(Some(until)) => self.pay_for_routes(until),
+                Err(error) => self.fail(ExitKind::Other, error.to_string()),
+            },
+        }
+    }
+
+    /// The guest changes routes faster than it may: the vCPU waits.
+    fn pay_for_routes(&self, until: Instant) -> Step {
+        guest_error!(self.machine.log, GuestErrorKind::IoapicRate, "I/O APIC entries are rewritten too fast");
+        match self.control.wait_until(until) {
+            Flow::Stop => Step::Stop,
+            Flow::Run | Flow::Pause => Step::Again,
+        }
+    }
+
+    fn fail(&self, kind: ExitKind, error: String) -> Step {
+        self.machine.metrics.exits.inc(kind);
+        Step::End(Outcome::Failed { error: format!("vCPU {}: {error}", self.index) })
     }
 }
 
