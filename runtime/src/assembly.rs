@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::config::{HugePages, VmConfig};
 use crate::error::{Error, Result};
 use crate::kvm::routing::Routing;
-use crate::kvm::vm::{IrqBinding, VmFds};
+use crate::kvm::vm::{IOAPIC_PINS, IrqBinding, VmFds};
 use crate::lifecycle::{Life, VmCommand, VmTask};
 use crate::machine::{Machine, Phases};
 use crate::reaper::Corpse;
@@ -28,6 +28,12 @@ use crate::serial::{Console, SerialParts, input_queue};
 use crate::vcpu::control::Request;
 use crate::vcpu::{self, VcpuControl, VcpuSeed};
 use crate::vm::{Identity, Vm, VmStatus};
+
+// The memory map of the boot crate and the devices' own idea of where they are must agree.
+const _: () = {
+    assert!(layout::IOAPIC_ADDR == ioapic::BASE && layout::IOAPIC_SIZE == ioapic::LEN);
+    assert!(IOAPIC_PINS == ioapic::PINS as u64);
+};
 
 /// Opened things that a VM is given, so that it never opens a path itself.
 #[derive(Debug, Clone, Default)]
@@ -275,7 +281,8 @@ impl<'a> Plan<'a> {
         };
         let corpse = Corpse {
             threads: team.threads,
-            not_before: wiring.irq.vm().quick_close_at(),
+            // An irqfd is no bus registration, and there is nothing else yet.
+            not_before: None,
             remains: Box::new((wiring.irq, Arc::clone(&machine))),
         };
         let task = VmTask {

@@ -1,12 +1,15 @@
 //! Log lines on standard error, bounded in what a guest can make Ringlet print.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::time::Instant;
 
 use clap::ValueEnum;
 use ringlet_metrics::{ThrottledTargets, Verdict};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing::{Event, Metadata, Subscriber};
+use tracing_log::NormalizeEvent;
+use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
 
 /// How much is logged.
@@ -33,16 +36,84 @@ impl From<LogLevel> for LevelFilter {
 
 /// Starts logging to standard error. Records of crates that log what a guest wrote are limited in rate.
 pub(super) fn start(level: LogLevel) {
-    let (targets, begun) = (ThrottledTargets::default(), Instant::now());
-    let level = LevelFilter::from(level);
-    let limited = filter_fn(move |metadata| {
-        !metadata.is_event()
-            || matches!(targets.admit(metadata.target(), begun.elapsed()), Verdict::Pass { .. })
-    });
+    let limited = Limited { targets: ThrottledTargets::default(), begun: Instant::now() };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .with_filter(level.and(limited));
+        .with_ansi(stderr().is_terminal() && !no_color())
+        .with_filter(LevelFilter::from(level).and(limited));
     // Fails only if the process has a subscriber already, which is then as good.
     let _ = tracing_subscriber::registry().with(lines).try_init();
+}
+
+/// The user wants no colours (<https://no-color.org>).
+pub(super) fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Lets through what [`ThrottledTargets`] admits.
+struct Limited {
+    targets: ThrottledTargets,
+    begun: Instant,
+}
+
+impl<S: Subscriber> Filter<S> for Limited {
+    /// Only events are counted, one by one: an answer by call site would be remembered.
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        // A record of the `log` crate has its own target in the normalized metadata only.
+        let normalized = event.normalized_metadata();
+        let target = normalized.as_ref().unwrap_or_else(|| event.metadata()).target();
+        match self.targets.admit(target, self.begun.elapsed()) {
+            Verdict::Pass { suppressed: 0 } => true,
+            Verdict::Pass { suppressed } => {
+                let _ = writeln!(stderr(), "ringlet: {suppressed} more records of {target} were left out");
+                true
+            }
+            Verdict::Suppress => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn sec_02_crates_that_log_what_a_guest_does_are_held_to_a_rate() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let limited = Limited { targets: ThrottledTargets::default(), begun: Instant::now() };
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .with_filter(LevelFilter::WARN.and(limited));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for _ in 0..10_000 {
+                tracing::error!(target: "virtio_queue::chain", "guest");
+                tracing::error!(target: "ringlet", "ours");
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let count = |word| text.lines().filter(|line| line.ends_with(word)).count();
+        assert_eq!(count("ours"), 10_000);
+        assert!((1..100).contains(&count("guest")), "{}", count("guest"));
+    }
 }

@@ -112,7 +112,7 @@ fn print_check(args: &CheckArgs) -> CliResult<ExitCode> {
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
     } else {
-        let colour = out.is_terminal();
+        let colour = out.is_terminal() && !log::no_color();
         report.print(&mut out, colour)?;
     }
     Ok(if report.can_run() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -5,8 +5,7 @@
 //! each gets its local APIC.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -17,9 +16,6 @@ use crate::error::{Error, Result};
 
 /// Interrupt pins that the userspace IOAPIC has; KVM sends EOI exits for GSIs below this.
 pub(crate) const IOAPIC_PINS: u64 = 24;
-
-/// How long after a bus registration closing a VM is slow, because the kernel waits for a grace period.
-pub(crate) const GRACE: Duration = Duration::from_millis(30);
 
 /// A VM without memory, irqchip and vCPUs: the part of a VM that can be made before it is known what runs in it.
 #[derive(Debug)]
@@ -37,8 +33,6 @@ impl Shell {
 pub(crate) struct VmFds {
     fd: VmFd,
     _ram: GuestRam,
-    /// When an eventfd was last registered with this VM.
-    last_registration: Mutex<Option<Instant>>,
 }
 
 impl VmFds {
@@ -55,7 +49,7 @@ impl VmFds {
             ..kvm_enable_cap::default()
         };
         fd.enable_cap(&split).map_err(Error::kvm("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
-        Ok(Arc::new(Self { fd, _ram: ram, last_registration: Mutex::new(None) }))
+        Ok(Arc::new(Self { fd, _ram: ram }))
     }
 
     /// Makes vCPU `index`, whose local APIC has the same number.
@@ -67,17 +61,11 @@ impl VmFds {
     pub(crate) fn bind_irq(self: &Arc<Self>, line: &InterruptLine, gsi: u32) -> Result<IrqBinding> {
         sys::irqfd(&self.fd, line.as_fd(), gsi, true)
             .map_err(|source| Error::Kvm { step: "KVM_IRQFD", source })?;
-        *self.last_registration.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(IrqBinding { vm: Arc::clone(self), line: line.clone(), gsi })
     }
 
     pub(crate) fn fd(&self) -> &VmFd {
         &self.fd
-    }
-
-    /// When this VM can be closed without waiting for a grace period.
-    pub(crate) fn quick_close_at(&self) -> Option<Instant> {
-        self.last_registration.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at + GRACE)
     }
 }
 
@@ -87,13 +75,6 @@ pub(crate) struct IrqBinding {
     vm: Arc<VmFds>,
     line: InterruptLine,
     gsi: u32,
-}
-
-impl IrqBinding {
-    /// The VM that it belongs to.
-    pub(crate) fn vm(&self) -> &VmFds {
-        &self.vm
-    }
 }
 
 impl Drop for IrqBinding {

@@ -216,7 +216,7 @@ impl<T: KickTarget, E> Control<T, E> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T, E>> {
-        // No code that can panic runs under this lock, so poisoning carries no information.
+        // Every change under this lock is one assignment, so a panic under it leaves nothing half done.
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
