@@ -2,7 +2,7 @@
 //!
 //! Run it with `cargo run --example embed`.
 
-use ringlet::{Console, ConsoleBuffer, Outcome, Resources, Runtime, RuntimeOptions, VmConfig};
+use ringlet::{Console, ConsoleBuffer, Escaped, Outcome, Resources, Runtime, RuntimeOptions, VmConfig};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = Runtime::new(RuntimeOptions::default())?;
@@ -12,7 +12,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let vm = runtime.launch(&config, resources)?;
     let executor = tokio::runtime::Builder::new_current_thread().build()?;
     let outcome = executor.block_on(vm.wait());
-    print!("{}", String::from_utf8_lossy(&output.contents()));
+    // What a guest printed may hold anything; escaped, it cannot play with the terminal.
+    for line in String::from_utf8_lossy(&output.contents()).lines() {
+        println!("{}", Escaped(line));
+    }
     println!("{}: {outcome}", vm.id());
     assert_eq!(*outcome, Outcome::Exited { code: 0 });
     Ok(())

@@ -108,8 +108,6 @@ label_set! {
         UnknownMmio => "unknown_mmio",
         /// An access width that the register does not have.
         BadWidth => "bad_width",
-        /// An access that is not aligned as the register requires.
-        BadAlignment => "bad_alignment",
         /// An offset inside a device at which there is no register.
         BadRegister => "bad_register",
         /// A value that the register does not accept.
@@ -118,16 +116,12 @@ label_set! {
         ReadOnly => "read_only",
         /// A read of a register that can only be written.
         WriteOnly => "write_only",
-        /// A redirection entry with delivery mode SMI, INIT, ExtINT or a reserved one.
+        /// A redirection entry with delivery mode SMI, NMI, INIT, ExtINT or a reserved one.
         IoapicDeliveryMode => "ioapic_delivery_mode",
         /// Interrupt routes rewritten faster than the meter allows.
         IoapicRate => "ioapic_rate",
         /// Serial bytes lost because one side did not read in time.
         SerialOverrun => "serial_overrun",
-        /// A kick of a queue that is not started, or a doorbell that does not exist.
-        StrayDoorbell => "stray_doorbell",
-        /// A model-specific register that the VM does not have.
-        UnknownMsr => "unknown_msr",
     }
 }
 

@@ -36,9 +36,9 @@ pub use config::{
 };
 pub use error::{Error, Result};
 pub use outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
-pub use ringlet_boot::{Image, Initrd};
-pub use ringlet_io::{EngineChoice, EngineKind};
-pub use ringlet_metrics::VmState;
+pub use ringlet_boot::{BootError, Image, ImageError, Initrd};
+pub use ringlet_io::{Engine, EngineChoice, EngineError, EngineKind, RamError, ShardError};
+pub use ringlet_metrics::{Escaped, Registry, VmMetrics, VmState};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use serial::{Console, ConsoleBuffer, LineConsole, SerialInput};
 pub use vm::Vm;

@@ -2,6 +2,7 @@
 
 use super::facts::*;
 use super::*;
+use crate::kvm::Virtualization;
 use ringlet_io::UringUnavailable;
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 fn good() -> Facts {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect();
     Facts {
-        cpu: Cpu { virtualization: true, hypervisor: false },
+        cpu: Cpu { virtualization: Virtualization::Vmx, hypervisor: false },
         kernel: "6.12.1".into(),
         kvm: Kvm { backend: Backend::Vmx { nested_paging: true }, device: Ok(device()) },
         io_uring: Ok(()),
@@ -76,9 +77,11 @@ fn no_vm_runs_without_kvm() {
             facts.kvm = Kvm { backend: Backend::Unknown, device: Err(OpenError::Absent) };
         })
     };
-    for (virtualization, hypervisor, hint) in
-        [(true, false, "module"), (false, false, "firmware"), (false, true, "nested")]
-    {
+    for (virtualization, hypervisor, hint) in [
+        (Virtualization::Vmx, false, "module"),
+        (Virtualization::None, false, "firmware"),
+        (Virtualization::None, true, "nested"),
+    ] {
         let report = absent(Cpu { virtualization, hypervisor });
         assert!(!report.can_run());
         let item = item(&report, "kvm.device");

@@ -1,5 +1,6 @@
 //! What was seen on the host, as plain data and without judgement.
 
+use crate::kvm::Virtualization;
 use ringlet_io::UringUnavailable;
 
 /// Why a device file could not be opened.
@@ -34,7 +35,7 @@ pub(super) struct Facts {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cpu {
     /// The flag `vmx` or `svm`.
-    pub(super) virtualization: bool,
+    pub(super) virtualization: Virtualization,
     /// The flag `hypervisor`: we are in a virtual machine ourselves.
     pub(super) hypervisor: bool,
 }

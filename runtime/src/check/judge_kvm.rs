@@ -2,6 +2,7 @@
 
 use super::facts::{Backend, Cpu, Kvm, KvmDevice, OpenError};
 use super::{Item, Status};
+use crate::kvm::Virtualization;
 
 /// The only version of the interface that there has ever been since it is stable.
 const API_VERSION: i32 = 12;
@@ -32,7 +33,7 @@ fn device(kvm: &Kvm, cpu: Cpu) -> Item {
 }
 
 fn absent(item: Item, cpu: Cpu) -> Item {
-    if cpu.virtualization {
+    if cpu.virtualization != Virtualization::None {
         let means = "no VM can run until the kernel module is loaded";
         return item
             .verdict(Status::Fail, "is not there, though the processor has VT-x or AMD-V", means)

@@ -6,6 +6,7 @@ use super::facts::{
     Cpu, Facts, Identity, Landlock, Limit, Limits, Memory, OpenError, Seccomp, Tap, UserNamespaces,
 };
 use super::{probe_cgroup, probe_kvm};
+use crate::kvm::Virtualization;
 use landlock::{LandlockStatus, RestrictSelf};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, getrlimit};
@@ -88,7 +89,12 @@ fn open(path: &str) -> Result<(), OpenError> {
 fn cpu(cpuinfo: &str) -> Cpu {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |flag: &str| flags.split_whitespace().any(|word| word == flag);
-    Cpu { virtualization: has("vmx") || has("svm"), hypervisor: has("hypervisor") }
+    let virtualization = match () {
+        () if has("vmx") => Virtualization::Vmx,
+        () if has("svm") => Virtualization::Svm,
+        () => Virtualization::None,
+    };
+    Cpu { virtualization, hypervisor: has("hypervisor") }
 }
 
 fn limits(files: &Files) -> Limits {

@@ -2,6 +2,8 @@
 
 use super::facts::{Backend, Capability, Cpu, Kvm, KvmDevice};
 use super::probe::{Files, open_error};
+use ringlet_boot as boot;
+
 use crate::kvm::{self, REQUIRED};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm as Device};
@@ -33,21 +35,14 @@ pub(super) fn probe(files: &Files, cpu: Cpu) -> Kvm {
     Kvm { backend: backend(files, cpu), device: device.map(|device| look_at(&device)) }
 }
 
-/// Only one module is behind `/dev/kvm`. The folder of one that is built into the kernel is there even if it
-/// found no hardware to serve, so the processor decides between several.
+/// The backend that the runtime goes by, with what its module says of page tables.
 pub(super) fn backend(files: &Files, cpu: Cpu) -> Backend {
     let no = |path: &str| matches!(files.line(path).as_deref(), Some("N" | "0"));
-    let pvm = files.exists("sys/module/kvm_pvm");
-    if pvm && !cpu.virtualization {
-        Backend::Pvm
-    } else if files.exists("sys/module/kvm_intel") {
-        Backend::Vmx { nested_paging: !no("sys/module/kvm_intel/parameters/ept") }
-    } else if files.exists("sys/module/kvm_amd") {
-        Backend::Svm { nested_paging: !no("sys/module/kvm_amd/parameters/npt") }
-    } else if pvm {
-        Backend::Pvm
-    } else {
-        Backend::Unknown
+    match kvm::backend(&files.path("sys/module"), cpu.virtualization) {
+        boot::Backend::Vmx => Backend::Vmx { nested_paging: !no("sys/module/kvm_intel/parameters/ept") },
+        boot::Backend::Svm => Backend::Svm { nested_paging: !no("sys/module/kvm_amd/parameters/npt") },
+        boot::Backend::Pvm => Backend::Pvm,
+        boot::Backend::Unknown => Backend::Unknown,
     }
 }
 

@@ -1,8 +1,10 @@
 use super::*;
 use crate::check::facts::OpenError;
+use crate::kvm::Virtualization;
 
-const BARE: Cpu = Cpu { virtualization: true, hypervisor: false };
-const CLOUD: Cpu = Cpu { virtualization: false, hypervisor: true };
+const INTEL: Cpu = Cpu { virtualization: Virtualization::Vmx, hypervisor: false };
+const AMD: Cpu = Cpu { virtualization: Virtualization::Svm, hypervisor: false };
+const CLOUD: Cpu = Cpu { virtualization: Virtualization::None, hypervisor: true };
 
 fn host(modules: &[&str]) -> (tempfile::TempDir, Files) {
     let root = tempfile::tempdir().unwrap();
@@ -24,11 +26,11 @@ fn errors_of_opening_are_told_apart() {
 #[test]
 fn the_module_tells_the_backend() {
     for (module, cpu, expected) in [
-        ("kvm_intel", BARE, Backend::Vmx { nested_paging: true }),
-        ("kvm_amd", BARE, Backend::Svm { nested_paging: true }),
+        ("kvm_intel", INTEL, Backend::Vmx { nested_paging: true }),
+        ("kvm_amd", AMD, Backend::Svm { nested_paging: true }),
         ("kvm_pvm", CLOUD, Backend::Pvm),
-        ("kvm_pvm", BARE, Backend::Pvm),
-        ("kvm", BARE, Backend::Unknown),
+        ("kvm_pvm", INTEL, Backend::Pvm),
+        ("kvm", INTEL, Backend::Unknown),
     ] {
         let (_root, files) = host(&[module]);
         assert_eq!(backend(&files, cpu), expected, "{module}");
@@ -39,12 +41,12 @@ fn the_module_tells_the_backend() {
 fn of_two_built_in_modules_the_processor_decides() {
     let (_root, files) = host(&["kvm_intel", "kvm_pvm"]);
     assert_eq!(backend(&files, CLOUD), Backend::Pvm);
-    assert_eq!(backend(&files, BARE), Backend::Vmx { nested_paging: true });
+    assert_eq!(backend(&files, INTEL), Backend::Vmx { nested_paging: true });
 }
 
 #[test]
 fn a_module_without_nested_paging_is_seen() {
     let (root, files) = host(&["kvm_amd"]);
     std::fs::write(root.path().join("sys/module/kvm_amd/parameters/npt"), "N\n").unwrap();
-    assert_eq!(backend(&files, BARE), Backend::Svm { nested_paging: false });
+    assert_eq!(backend(&files, AMD), Backend::Svm { nested_paging: false });
 }

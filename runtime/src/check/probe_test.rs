@@ -1,4 +1,5 @@
 use super::*;
+use crate::kvm::Virtualization;
 
 fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
     let root = tempfile::tempdir().unwrap();
@@ -14,9 +15,9 @@ fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
 #[test]
 fn the_processor_flags_are_words() {
     let cpu = cpu("processor\t: 0\nflags\t\t: fpu vmx hypervisor\nbugs: svm\n");
-    assert!(cpu.virtualization && cpu.hypervisor);
+    assert!(cpu.virtualization == Virtualization::Vmx && cpu.hypervisor);
     let other = super::cpu("flags : svmx vmx_fake\n");
-    assert!(!other.virtualization && !other.hypervisor);
+    assert!(other.virtualization == Virtualization::None && !other.hypervisor);
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! `ringlet run`: VMs in the foreground.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, IsTerminal, Read, Write};
 use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::task::Poll;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -17,6 +20,7 @@ use ringlet::{
 use ringlet_metrics::{Endpoint, Escaped, Registry, exposition};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::CliResult;
 use super::log::{self, LogLevel};
@@ -239,9 +243,8 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     // A VM lives on one loop, so more would have nothing to do.
     let shards = args.shards.or((args.count == NonZero::<u32>::MIN).then_some(args.count));
     let runtime = Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards })?;
-    if let Some(endpoint) = &args.metrics {
-        serve_metrics(endpoint, runtime.registry().clone())?;
-    }
+    let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
+    let _metrics = args.metrics.as_ref().map(serve).transpose()?;
     let mut log = args.outcome.as_deref().map(OutcomeLog::open).transpose()?;
     let single = args.count.get() == 1;
     let mut terminal = if single { RawTerminal::new()? } else { None };
@@ -310,34 +313,38 @@ fn tell(vm: &Vm, outcome: &Outcome, single: bool) {
     }
 }
 
-/// The signals that end `ringlet run` in an orderly way.
+/// The signals that end `ringlet run` in an orderly way, each with its exit status: all that would end the process
+/// without leaving it a chance to put the terminal back.
 struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-    quit: Signal,
+    all: Vec<(Signal, u8)>,
     first: Option<u8>,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-            first: None,
-        })
+        let kinds = [
+            (SignalKind::interrupt(), 130),
+            (SignalKind::quit(), 131),
+            (SignalKind::terminate(), 143),
+            (SignalKind::hangup(), 143),
+            (SignalKind::alarm(), 143),
+            (SignalKind::user_defined1(), 143),
+            (SignalKind::user_defined2(), 143),
+        ];
+        let all = kinds.into_iter().map(|(kind, status)| Ok((signal(kind)?, status)));
+        Ok(Self { all: all.collect::<io::Result<_>>()?, first: None })
     }
 
     /// Waits for one of them.
     async fn next(&mut self) {
-        let status = tokio::select! {
-            _ = self.interrupt.recv() => 130,
-            _ = self.terminate.recv() => 143,
-            _ = self.hang_up.recv() => 143,
-            _ = self.quit.recv() => 131,
-        };
+        let arrived = poll_fn(|cx| {
+            let come = self
+                .all
+                .iter_mut()
+                .find_map(|(signal, status)| signal.poll_recv(cx).is_ready().then_some(*status));
+            come.map_or(Poll::Pending, Poll::Ready)
+        });
+        let status = arrived.await;
         self.first.get_or_insert(status);
     }
 
@@ -347,18 +354,36 @@ impl Signals {
     }
 }
 
-/// Serves `/metrics` from a thread of its own for as long as the process lives.
-fn serve_metrics(endpoint: &Endpoint, registry: Registry) -> CliResult<()> {
-    let listener = endpoint.bind()?;
-    tracing::info!(endpoint = %listener.endpoint()?, "serving metrics");
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("metrics".into()).spawn(move || {
-        let served = executor.block_on(exposition::serve(listener, registry, std::future::pending()));
-        if let Err(error) = served {
-            tracing::error!(%error, "metrics are no longer served");
+/// Serves `/metrics` from a thread of its own; dropping it ends that and removes the socket.
+struct MetricsServer {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MetricsServer {
+    fn start(endpoint: &Endpoint, registry: Registry) -> CliResult<Self> {
+        let listener = endpoint.bind()?;
+        tracing::info!(endpoint = %listener.endpoint()?, "serving metrics");
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || {
+            let until = async { drop(stopped.await) };
+            if let Err(error) = executor.block_on(exposition::serve(listener, registry, until)) {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+            executor.shutdown_background();
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
-    })?;
-    Ok(())
+    }
 }
 
 /// Passes standard input on to the VM's serial port, from a thread that ends with the process.

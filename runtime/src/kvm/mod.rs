@@ -6,6 +6,7 @@ pub(crate) mod routing;
 pub(crate) mod sys;
 pub(crate) mod vm;
 
+use std::arch::x86_64::__cpuid;
 use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -52,7 +53,7 @@ impl Host {
             }
         }
         let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
-        let backend = backend(Path::new("/sys/module"));
+        let backend = backend(Path::new("/sys/module"), Virtualization::here());
         Ok(Self { backend, kvm, supported_cpuid: OnceLock::new(), max_vcpus })
     }
 
@@ -67,14 +68,39 @@ impl Host {
     }
 }
 
-/// Which module implements `/dev/kvm`, by the folders of loaded (or built-in) modules.
-fn backend(modules: &Path) -> Backend {
+/// What a processor has to help virtualization.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Virtualization {
+    /// Intel's VT-x (CPUID leaf 1, ECX bit 5).
+    Vmx,
+    /// AMD's SVM (CPUID leaf 0x8000_0001, ECX bit 2).
+    Svm,
+    #[default]
+    None,
+}
+
+impl Virtualization {
+    /// That of the processor that this runs on.
+    fn here() -> Self {
+        match () {
+            () if __cpuid(1).ecx >> 5 & 1 == 1 => Self::Vmx,
+            () if __cpuid(0x8000_0000).eax > 0x8000_0000 && __cpuid(0x8000_0001).ecx >> 2 & 1 == 1 => {
+                Self::Svm
+            }
+            () => Self::None,
+        }
+    }
+}
+
+/// Which module implements `/dev/kvm`. The folder of one that is built into the kernel is there even if it found no
+/// hardware to serve, so the processor decides between several.
+pub(crate) fn backend(modules: &Path, processor: Virtualization) -> Backend {
     let loaded = |name: &str| modules.join(name).exists();
-    match () {
-        () if loaded("kvm_pvm") => Backend::Pvm,
-        () if loaded("kvm_intel") => Backend::Vmx,
-        () if loaded("kvm_amd") => Backend::Svm,
-        () => Backend::Unknown,
+    match processor {
+        Virtualization::Vmx if loaded("kvm_intel") => Backend::Vmx,
+        Virtualization::Svm if loaded("kvm_amd") => Backend::Svm,
+        _ if loaded("kvm_pvm") => Backend::Pvm,
+        _ => Backend::Unknown,
     }
 }
 

@@ -1,14 +1,22 @@
 use super::*;
 
 #[test]
-fn the_backend_is_told_by_the_loaded_module() {
-    let modules = tempfile::tempdir().unwrap();
-    assert_eq!(backend(modules.path()), Backend::Unknown);
-    for (module, expected) in
-        [("kvm_amd", Backend::Svm), ("kvm_intel", Backend::Vmx), ("kvm_pvm", Backend::Pvm)]
-    {
-        std::fs::create_dir(modules.path().join(module)).unwrap();
-        assert_eq!(backend(modules.path()), expected);
+fn the_backend_is_told_by_the_modules_and_the_processor() {
+    use Virtualization::{None, Svm, Vmx};
+    let cases: [(&[&str], Virtualization, Backend); 8] = [
+        (&["kvm"], Vmx, Backend::Unknown),
+        (&["kvm", "kvm_intel"], Vmx, Backend::Vmx),
+        (&["kvm", "kvm_amd"], Svm, Backend::Svm),
+        (&["kvm", "kvm_intel", "kvm_amd"], Svm, Backend::Svm),
+        (&["kvm", "kvm_intel", "kvm_pvm"], Vmx, Backend::Vmx),
+        (&["kvm", "kvm_intel", "kvm_pvm"], None, Backend::Pvm),
+        (&["kvm", "kvm_pvm"], Svm, Backend::Pvm),
+        (&["kvm", "kvm_intel"], None, Backend::Unknown),
+    ];
+    for (names, processor, expected) in cases {
+        let modules = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| std::fs::create_dir(modules.path().join(name)).unwrap());
+        assert_eq!(backend(modules.path(), processor), expected, "{names:?} on {processor:?}");
     }
 }
 
