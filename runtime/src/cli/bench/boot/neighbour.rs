@@ -53,11 +53,20 @@ pub(super) fn measure(runtime: &Runtime, effort: Effort, report: &mut Report) ->
     Ok(())
 }
 
-/// One run of the victim: the time from its first byte to its end.
+/// One run of the victim: how long its computation took by its own clock.
 fn victim(runtime: &Runtime) -> CliResult<Duration> {
     let launched = Launched::new(runtime, &VmConfig::new("spin").args([MILLIONS]))?;
-    let life = executor()?.block_on(launched.live())?;
-    Ok(life.gone - life.first_byte)
+    let console = launched.console.clone();
+    executor()?.block_on(launched.live())?;
+    let text = String::from_utf8_lossy(&console.contents()).into_owned();
+    computed(&text).ok_or_else(|| format!("`spin` does not say how long it took: {text:?}").into())
+}
+
+/// The time in `spin`'s last line, `… iterations in 12.345678 ms`.
+fn computed(text: &str) -> Option<Duration> {
+    let (_, time) = text.trim_end().rsplit_once(" in ")?;
+    let milliseconds: f64 = time.strip_suffix(" ms")?.parse().ok()?;
+    Duration::try_from_secs_f64(milliseconds / 1e3).ok().filter(|time| !time.is_zero())
 }
 
 /// One run of the victim with a hostile VM beside it all the time.
@@ -84,4 +93,18 @@ fn harass(runtime: &Runtime, seeds: &AtomicU64, over: &AtomicBool) -> CliResult<
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_victims_time_is_read_from_its_last_line() {
+        let time = computed("spin\n200 million iterations in 61.250000 ms\n");
+        assert_eq!(time, Some(Duration::from_micros(61_250)));
+        for text in ["", "spin\n", "1 million iterations in x ms\n", "in 0.000000 ms", "… in -1 ms"] {
+            assert_eq!(computed(text), None, "{text:?}");
+        }
+    }
 }
