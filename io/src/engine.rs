@@ -170,7 +170,22 @@ pub fn probe_uring() -> Result<(), UringUnavailable> {
 /// # Errors
 /// [`EngineChoice::Uring`] where io_uring is not available.
 pub fn select(choice: EngineChoice) -> Result<Engine, EngineError> {
-    decide(choice, probe_uring)
+    decide(choice, ask_for_uring)
+}
+
+/// As [`probe_uring`], but without a ring: the kernel clears one away in the background, which a process start
+/// on two CPUs feels as 0.1 ms. Kernels that count rings as locked memory have to try one.
+fn ask_for_uring() -> Result<(), UringUnavailable> {
+    if rustix::system::uname().release().to_str().is_ok_and(counts_no_locked_memory) {
+        return ring::ask_kernel().map_err(UringUnavailable::from_error);
+    }
+    probe_uring()
+}
+
+/// True of Linux 5.12 and later. `release` is like `6.1.0-13-amd64`.
+fn counts_no_locked_memory(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(12))
 }
 
 fn decide(

@@ -56,6 +56,16 @@ fn each_cause_has_its_remedy() {
 }
 
 #[test]
+fn kernels_are_told_apart_by_their_release() {
+    for release in ["5.12", "5.12.0-rc1", "5.100.1", "6.1.0-13-amd64", "10.0.0"] {
+        assert!(counts_no_locked_memory(release), "{release}");
+    }
+    for release in ["5.11.22", "5.4.0-150-generic", "4.19", "5", "", "unknown"] {
+        assert!(!counts_no_locked_memory(release), "{release}");
+    }
+}
+
+#[test]
 fn the_probe_agrees_with_a_shard() {
     let engine = select(EngineChoice::Auto).unwrap();
     assert_eq!(engine.kind == EngineKind::Uring, probe_uring().is_ok());

@@ -30,6 +30,14 @@ pub(crate) fn try_small_ring() -> io::Result<bool> {
     Ok(ring.params().is_feature_rw_cur_pos())
 }
 
+/// Asks the kernel for a ring without entries, which it refuses as invalid only where it would make others.
+pub(crate) fn ask_kernel() -> io::Result<()> {
+    match IoUring::new(0) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INVAL.raw_os_error()) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// A tokio-uring runtime together with what its operations own.
 pub(crate) struct UringRuntime {
     runtime: Option<tokio_uring::Runtime>,
