@@ -21,6 +21,8 @@ use crate::vcpu::VcpuControl;
 const BATCH: Duration = Duration::from_millis(1);
 /// Longest line of a prefixed console in bytes; longer ones are broken.
 const MAX_LINE: usize = 4096;
+/// Bytes of prefixed, escaped output that are made, and written, at a time.
+const CHUNK: usize = 32 << 10;
 /// Blocks of input that may wait for the guest; the sender waits beyond that.
 const INPUT_QUEUE: usize = 16;
 
@@ -128,6 +130,11 @@ impl SerialInput {
         self.0.send(bytes).await.is_ok()
     }
 
+    /// Types `bytes` into the guest's serial port if there is room for them; `false` if not.
+    pub fn try_send(&self, bytes: Vec<u8>) -> bool {
+        self.0.try_send(bytes).is_ok()
+    }
+
     /// As [`Self::send`], blocking the calling thread.
     pub fn send_blocking(&self, bytes: Vec<u8>) -> bool {
         self.0.blocking_send(bytes).is_ok()
@@ -168,7 +175,7 @@ impl SerialParts {
     pub(crate) fn start(self, cx: &ShardContext, owner: &Owner) -> SerialPumps {
         let end = Arc::new(Notify::new());
         let pump = OutputPump {
-            sink: Sink::new(self.console, cx.ring().clone()).unwrap_or_else(|error| {
+            sink: Sink::new(self.console, cx).unwrap_or_else(|error| {
                 tracing::error!(%error, "the console cannot be opened; serial output is discarded");
                 Sink::Discard
             }),
@@ -213,7 +220,8 @@ impl Draining {
         }
     }
 
-    /// Gives up what is not written yet; it counts as dropped.
+    /// Gives up what is not written yet. What is still in the VM's buffer counts as dropped; a write under way is cut
+    /// where it stands.
     pub(crate) fn abandon(self, cx: &ShardContext) {
         cx.abort(&self.output);
         let mut rest = Vec::new();
@@ -278,7 +286,11 @@ impl OutputPump {
 
     /// A reader that is gone is no failure of the VM: what it prints from now on has nowhere to go.
     fn lose(&mut self, bytes: u64, error: &io::Error) {
-        tracing::debug!(%error, "the console's reader is gone; serial output is discarded");
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            tracing::debug!("the console's reader is gone; serial output is discarded");
+        } else {
+            tracing::warn!(vm = self.metrics.id(), %error, "the console cannot be written; serial output is discarded");
+        }
         self.metrics.serial_dropped_bytes.add(bytes);
         self.sink = Sink::Discard;
     }
@@ -288,19 +300,20 @@ impl OutputPump {
 enum Sink {
     Discard,
     Stream { ring: Ring, file: RingFile },
-    Lines { ring: Ring, file: RingFile, console: LineConsole, pending: Vec<u8> },
+    Lines(Lines),
     Buffer(ConsoleBuffer),
 }
 
 impl Sink {
-    fn new(console: Console, ring: Ring) -> io::Result<Self> {
+    fn new(console: Console, cx: &ShardContext) -> io::Result<Self> {
+        let ring = cx.ring().clone();
         Ok(match console {
             Console::Discard => Self::Discard,
             Console::Buffer(buffer) => Self::Buffer(buffer),
             Console::Stream(stream) => Self::Stream { ring, file: RingFile::new(stream.try_clone()?) },
             Console::Lines(console) => {
                 let file = RingFile::new(console.stream.try_clone()?);
-                Self::Lines { ring, file, console, pending: Vec::new() }
+                Self::Lines(Lines { cx: cx.clone(), file, console, pending: Vec::new() })
             }
         })
     }
@@ -314,11 +327,9 @@ impl Sink {
                 batch.clear();
             }
             Self::Stream { ring, file } => write_all(ring, file, batch).await?,
-            Self::Lines { ring, file, console, pending } => {
-                pending.append(batch);
-                *batch = take_lines(pending, &console.prefix, false);
-                let _turn = console.turn.lock().await;
-                write_all(ring, file, batch).await?;
+            Self::Lines(lines) => {
+                lines.pending.append(batch);
+                lines.write(batch, false).await?;
             }
         }
         Ok(())
@@ -326,10 +337,35 @@ impl Sink {
 
     /// The VM has ended: an unfinished line is finished.
     async fn flush(&mut self) -> io::Result<()> {
-        let Self::Lines { ring, file, console, pending } = self else { return Ok(()) };
-        let mut rest = take_lines(pending, &console.prefix, true);
-        let _turn = console.turn.lock().await;
-        write_all(ring, file, &mut rest).await
+        match self {
+            Self::Lines(lines) => lines.write(&mut Vec::new(), true).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A console of lines at work.
+struct Lines {
+    cx: ShardContext,
+    file: RingFile,
+    console: LineConsole,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// Writes the whole lines of what is pending (with `all`, also what is unfinished), some at a time: a prefix and
+    /// escapes make much of little, and neither memory nor the stream is taken from the other VMs for longer.
+    async fn write(&mut self, buffer: &mut Vec<u8>, all: bool) -> io::Result<()> {
+        loop {
+            let turn = self.console.turn.lock().await;
+            *buffer = take_lines(&mut self.pending, &self.console.prefix, all);
+            if buffer.is_empty() {
+                return Ok(());
+            }
+            write_all(self.cx.ring(), &self.file, buffer).await?;
+            drop(turn);
+            self.cx.next_turn().await;
+        }
     }
 }
 
@@ -341,11 +377,12 @@ async fn write_all(ring: &Ring, file: &RingFile, bytes: &mut Vec<u8>) -> io::Res
     result.map(drop)
 }
 
-/// Takes whole lines out of `pending` (with `all`, also what is unfinished) and makes them fit for a terminal.
+/// Takes whole lines out of `pending` (with `all`, also what is unfinished) and makes them fit for a terminal: some of
+/// them, [`CHUNK`] bytes or a little more.
 fn take_lines(pending: &mut Vec<u8>, prefix: &str, all: bool) -> Vec<u8> {
     let mut lines = Vec::new();
     let mut rest = pending.as_slice();
-    loop {
+    while lines.len() < CHUNK {
         let (line, after) = match rest.iter().position(|&byte| byte == b'\n') {
             Some(end) if end < MAX_LINE => (rest.get(..end), rest.get(end + 1..)),
             _ if rest.len() >= MAX_LINE => (rest.get(..MAX_LINE), rest.get(MAX_LINE..)),

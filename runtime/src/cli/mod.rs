@@ -2,7 +2,11 @@
 
 mod bench;
 mod log;
+mod metrics_server;
+mod report;
 mod run;
+mod signals;
+mod supervise;
 mod terminal;
 
 use std::io::{self, IsTerminal, Write};
@@ -69,7 +73,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let result = match cli.command {
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => supervise::run(&args),
         Command::Check(args) => print_check(&args),
         Command::Images(args) => print_images(&args),
         Command::Bench(args) => bench::run(&args),

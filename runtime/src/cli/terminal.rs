@@ -3,7 +3,8 @@
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
-use rustix::termios::{InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{InputModes, LocalModes, OptionalActions, QueueSelector, SpecialCodeIndex, Termios};
 
 /// The key that starts a command to Ringlet: Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -46,18 +47,33 @@ impl RawTerminal {
             | LocalModes::ISIG;
         raw.special_codes[SpecialCodeIndex::VMIN] = 1;
         raw.special_codes[SpecialCodeIndex::VTIME] = 0;
-        rustix::termios::tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
+        rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         Ok(Some(Self { before }))
     }
 }
 
+/// Undoes what a guest may have done to the screen: attributes, cursor, alternate screen, mouse reports, bracketed
+/// paste, line-drawing characters.
+const RESET: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b(B\x0f";
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // What the guest left on the screen must not colour the shell: end attributes, show the cursor.
+        let stdin = io::stdin();
+        // Replies of the terminal to what the guest sent must not be typed into the shell.
+        let _ = rustix::termios::tcflush(&stdin, QueueSelector::IFlush);
+        let _ = rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &self.before);
         if io::stdout().is_terminal() {
-            let _ = rustix::io::write(io::stdout(), b"\x1b[0m\x1b[?25h");
+            write_if_ready(io::stdout(), RESET);
         }
-        let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// Writes a few bytes to what may be a terminal, unless nobody takes them.
+pub(super) fn write_if_ready(stream: impl AsFd, bytes: &[u8]) {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(&stream, PollFlags::OUT)];
+    if poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) {
+        let _ = rustix::io::write(&stream, bytes);
     }
 }
 

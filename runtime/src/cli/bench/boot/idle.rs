@@ -13,7 +13,7 @@ use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::super::usage::{Memory, cpu_time, meminfo};
 use super::Effort;
-use crate::cli::{CliResult, run};
+use crate::cli::{CliResult, supervise};
 
 const GROUP: &str = "Idle VMs";
 /// At how many VMs memory is looked at. At the last one CPU time is, too.
@@ -93,7 +93,7 @@ fn observe(seconds: u32) -> CliResult<Observation> {
 
 /// The process that holds VMs.
 pub(super) fn hold(args: &IdleArgs) -> CliResult<ExitCode> {
-    run::raise_open_files();
+    supervise::raise_open_files();
     let runtime = Runtime::new(RuntimeOptions::default())?;
     let config = VmConfig::new("idle");
     let image = runtime.open_image(&config.boot_source.kernel_image_path)?;

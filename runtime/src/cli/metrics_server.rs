@@ -1,0 +1,40 @@
+//! `--metrics`: the exposition of metrics for as long as `ringlet run` lasts.
+
+use std::thread::JoinHandle;
+
+use ringlet_metrics::{Endpoint, Registry, exposition};
+use tokio::sync::oneshot;
+
+use super::CliResult;
+
+/// Serves `/metrics` from a thread of its own; dropping it ends that and removes the socket.
+pub(super) struct MetricsServer {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MetricsServer {
+    pub(super) fn start(endpoint: &Endpoint, registry: Registry) -> CliResult<Self> {
+        let listener = endpoint.bind()?;
+        tracing::info!(endpoint = %listener.endpoint()?, "serving metrics");
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || {
+            let until = async { drop(stopped.await) };
+            if let Err(error) = executor.block_on(exposition::serve(listener, registry, until)) {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+            executor.shutdown_background();
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `ringlet run`: starts VMs, gives one of them the terminal, and waits for their ends or a signal.
+
+use std::io::{self, IsTerminal, Read};
+use std::num::NonZero;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ringlet::{Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, Vm, VmConfig};
+
+use super::metrics_server::MetricsServer;
+use super::report::{OutcomeLog, Reporter};
+use super::run::RunArgs;
+use super::signals::Signals;
+use super::terminal::{EscapeKeys, HELP, Key, RawTerminal, in_foreground, write_if_ready};
+use super::{CliResult, FAILED, log};
+
+/// Runs what `args` say.
+pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
+    log::start(args.log_level);
+    let config = args.config()?;
+    if args.count.get() > 1 {
+        raise_open_files();
+    }
+    let executor = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let status = executor.block_on(supervise(args, config));
+    log::finish();
+    status
+}
+
+/// Every VM takes a handful of descriptors; the usual soft limit is for programs that use `select(2)`.
+pub(super) fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+}
+
+async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
+    let mut signals = Signals::new()?;
+    // A VM lives on one loop, so more would have nothing to do.
+    let shards = args.shards.or((args.count == NonZero::<u32>::MIN).then_some(args.count));
+    let runtime = Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards })?;
+    let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
+    let _metrics = args.metrics.as_ref().map(serve).transpose()?;
+    let reporter = Reporter::new(args.outcome.as_deref().map(OutcomeLog::open).transpose()?);
+    let single = args.count.get() == 1;
+    let mut terminal = if single { RawTerminal::new()? } else { None };
+    let vms = Arc::new(launch(&runtime, args, &config, &mut signals).await?);
+    if single {
+        feed_stdin(&vms, terminal.is_some())?;
+    }
+    let status = tokio::select! {
+        biased;
+        status = watch(&vms, reporter, &mut terminal, single) => status?,
+        () = second_signal(&mut signals, &vms) => {
+            // Whatever still waits, for a reader or for anything else, is not worth waiting for.
+            drop(terminal);
+            std::process::exit(signals.status().unwrap_or(FAILED).into());
+        }
+    };
+    Ok(ExitCode::from(signals.status().unwrap_or(status)))
+}
+
+/// Starts the VMs. If one cannot be made, those before it end with the error; a signal ends the starting.
+async fn launch(
+    runtime: &Runtime,
+    args: &RunArgs,
+    config: &VmConfig,
+    signals: &mut Signals,
+) -> CliResult<Vec<Vm>> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    let mut resources = Resources::default();
+    if args.count.get() == 1 {
+        // A guest's bytes reach a terminal as they are only where that terminal is given to the guest.
+        resources.console = if stdout.is_terminal() && !in_foreground(&stdout) {
+            Console::Lines(LineConsole::new(stdout))
+        } else {
+            Console::Stream(Arc::new(stdout))
+        };
+        return Ok(vec![runtime.launch(config, resources)?]);
+    }
+    let lines = LineConsole::new(stdout);
+    resources.image = Some(runtime.open_image(&config.boot_source.kernel_image_path)?);
+    resources.initrd = config.boot_source.initrd_path.as_deref().map(Initrd::open).transpose()?;
+    let base = config.ringlet.name.as_deref().unwrap_or("vm");
+    let mut vms = Vec::new();
+    for number in 1..=args.count.get() {
+        let name = format!("{base}-{number}");
+        let console = Console::Lines(lines.with_prefix(format!("[{name}] ")));
+        let resources = Resources { console, ..resources.clone() };
+        let vm = runtime.launch(&config.clone().name(&name), resources);
+        vms.push(vm.map_err(|e| format!("{name}: {e}"))?);
+        if signals.arrived().await {
+            vms.iter().for_each(Vm::request_stop);
+            break;
+        }
+    }
+    Ok(vms)
+}
+
+/// Waits for the ends of all VMs, in their order, and reports them. Returns the first exit status that is not 0.
+async fn watch(
+    vms: &[Vm],
+    mut reporter: Reporter,
+    terminal: &mut Option<RawTerminal>,
+    single: bool,
+) -> CliResult<u8> {
+    let mut status = 0;
+    for vm in vms {
+        let outcome: Arc<Outcome> = vm.wait().await;
+        drop(terminal.take());
+        let prefix = if single { String::new() } else { format!("[{}] ", vm.name()) };
+        reporter.ended(vm, &outcome, &prefix)?;
+        status = if status == 0 { outcome.exit_status() } else { status };
+    }
+    reporter.finish().await;
+    Ok(status)
+}
+
+/// The first signal stops all VMs; returns with the second.
+async fn second_signal(signals: &mut Signals, vms: &[Vm]) {
+    while signals.next().await {
+        vms.iter().for_each(Vm::request_stop);
+    }
+}
+
+/// Passes standard input on to the VM's serial port, from a thread that ends with the process.
+fn feed_stdin(vms: &Arc<Vec<Vm>>, escape_keys: bool) -> io::Result<()> {
+    if !escape_keys && io::stdin().is_terminal() {
+        // A background job that reads its terminal would be stopped.
+        return Ok(());
+    }
+    let vms = Arc::clone(vms);
+    std::thread::Builder::new().name("stdin".into()).stack_size(64 << 10).spawn(move || {
+        let Some(vm) = vms.first() else { return };
+        let input = vm.serial_input();
+        let mut keys = EscapeKeys::default();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = io::stdin().read(&mut buffer) {
+            let typed = buffer.get(..count).unwrap_or_default();
+            if escape_keys {
+                // A guest that does not read loses what is typed; the escape key goes on working.
+                input.try_send(obey(&mut keys, typed, vm));
+            } else if !input.send_blocking(typed.to_vec()) {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Carries out the commands among what was typed, and returns the rest.
+fn obey(keys: &mut EscapeKeys, typed: &[u8], vm: &Vm) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(typed.len());
+    for &byte in typed {
+        match keys.feed(byte) {
+            Key::Guest(byte) => bytes.push(byte),
+            Key::Stop => vm.request_stop(),
+            Key::Help => write_if_ready(io::stderr(), HELP.as_bytes()),
+            Key::Pending | Key::Unknown => {}
+        }
+    }
+    bytes
+}
