@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringlet::{Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, Vm, VmConfig};
 
@@ -15,6 +16,9 @@ use super::signals::Signals;
 use super::terminal::{EscapeKeys, HELP, Key, RawTerminal, in_foreground, write_if_ready};
 use super::{CliResult, FAILED, log};
 
+/// How long after a signal reports may take to be written.
+const REPORT_TIME: Duration = Duration::from_secs(1);
+
 /// Runs what `args` say.
 pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
     log::start(args.log_level);
@@ -22,7 +26,7 @@ pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
     if args.count.get() > 1 {
         raise_open_files();
     }
-    let executor = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = executor.block_on(supervise(args, config));
     log::finish();
     status
@@ -45,7 +49,7 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let runtime = Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards })?;
     let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
     let _metrics = args.metrics.as_ref().map(serve).transpose()?;
-    let reporter = Reporter::new(args.outcome.as_deref().map(OutcomeLog::open).transpose()?);
+    let mut reporter = Reporter::new(args.outcome.as_deref().map(OutcomeLog::open).transpose()?);
     let single = args.count.get() == 1;
     let mut terminal = if single { RawTerminal::new()? } else { None };
     let vms = Arc::new(launch(&runtime, args, &config, &mut signals).await?);
@@ -54,14 +58,27 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     }
     let status = tokio::select! {
         biased;
-        status = watch(&vms, reporter, &mut terminal, single) => status?,
+        status = watch(&vms, &mut reporter, &mut terminal, single) => status?,
         () = second_signal(&mut signals, &vms) => {
             // Whatever still waits, for a reader or for anything else, is not worth waiting for.
             drop(terminal);
             std::process::exit(signals.status().unwrap_or(FAILED).into());
         }
     };
+    tokio::select! {
+        () = reporter.finish() => {}
+        // Nobody reads what there is to say, and somebody wants an end.
+        () = impatience(&mut signals) => {}
+    }
     Ok(ExitCode::from(signals.status().unwrap_or(status)))
+}
+
+/// Returns with the next signal, or soon if there was one.
+async fn impatience(signals: &mut Signals) {
+    if signals.status().is_none() {
+        signals.next().await;
+    }
+    tokio::time::sleep(REPORT_TIME).await;
 }
 
 /// Starts the VMs. If one cannot be made, those before it end with the error; a signal ends the starting.
@@ -104,7 +121,7 @@ async fn launch(
 /// Waits for the ends of all VMs, in their order, and reports them. Returns the first exit status that is not 0.
 async fn watch(
     vms: &[Vm],
-    mut reporter: Reporter,
+    reporter: &mut Reporter,
     terminal: &mut Option<RawTerminal>,
     single: bool,
 ) -> CliResult<u8> {
@@ -116,7 +133,6 @@ async fn watch(
         reporter.ended(vm, &outcome, &prefix)?;
         status = if status == 0 { outcome.exit_status() } else { status };
     }
-    reporter.finish().await;
     Ok(status)
 }
 
