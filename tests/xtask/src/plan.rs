@@ -38,6 +38,7 @@ pub(crate) fn ci() -> Vec<Step> {
         loom(),
         release(),
         Step::new("bench", || Run::cargo(&["run", "--release", "--", "bench", "boot", "--quick"]).run()),
+        Step::new("template", || Run::new("tests/template", &[]).minutes(5).run()),
         Step::new("soak", soak::run),
         Step::new("fuzz", || Run::new("tests/fuzz/run", &[FUZZ_SECONDS]).minutes(20).run()),
         Step::new("nested", || Run::new("tests/nested/run", &[]).minutes(12).run()),
@@ -85,7 +86,12 @@ fn format() -> Step {
 
 fn clippy() -> Step {
     Step::new("clippy", || {
-        Run::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).minutes(20).run()
+        Run::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).minutes(20).run()?;
+        // The guests cannot be built for tests: they have no standard library.
+        let guests = ["clippy", "--release", "--manifest-path", "examples/guests/Cargo.toml"];
+        Run::cargo(&guests)
+            .args(&["--target-dir", "target/guests", "--", "-D", "warnings"].map(str::to_owned))
+            .run()
     })
 }
 
