@@ -141,12 +141,11 @@ struct Rate {
 
 impl Rate {
     /// Counts a wake; true if the last ones came too fast to be worth it.
-    fn too_fast(&mut self) -> bool {
+    fn too_fast(&mut self, now: MonoTime) -> bool {
         self.wakes += 1;
         if self.wakes < RINGS_MEASURED {
             return false;
         }
-        let now = MonoTime::now();
         let span = now.since(self.since);
         *self = Self { wakes: 0, since: now };
         span < WORTHWHILE * RINGS_MEASURED
@@ -165,7 +164,7 @@ impl DoorbellListener {
             match &mut self.mode {
                 Mode::Woken(watch, rate) => {
                     let rings = watch.next_count().await?;
-                    if rate.too_fast() {
+                    if rate.too_fast(MonoTime::now()) {
                         self.mode = Mode::Polled { next: MonoTime::now() + POLL_PERIOD, idle: 0 };
                     }
                     return Ok(rings);

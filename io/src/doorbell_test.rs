@@ -1,4 +1,3 @@
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::*;
@@ -86,46 +85,50 @@ fn rings_from_before_listening_count(engine: EngineKind) {
     assert_eq!(heard, (2, 1));
 }
 
+#[test]
+fn a_rate_is_too_fast_below_what_is_worthwhile() {
+    let start = MonoTime::from_nanos(1_000_000);
+    for (pace, expected) in [(WORTHWHILE - Duration::from_nanos(1), true), (WORTHWHILE, false)] {
+        let mut rate = Rate { wakes: 0, since: start };
+        let verdicts: Vec<_> =
+            (1..=2 * RINGS_MEASURED).map(|wake| rate.too_fast(start + pace * wake)).collect();
+        // It is judged once in so many wakes.
+        let due = (1..=2 * RINGS_MEASURED).map(|wake| expected && wake % RINGS_MEASURED == 0);
+        assert!(verdicts.into_iter().eq(due), "{pace:?}");
+    }
+}
+
 fn a_storm_is_polled_and_silence_ends_that(engine: EngineKind) {
     let (bell, sender) = Doorbell::pair().unwrap();
-    let storming = Arc::new(AtomicBool::new(true));
-    let on = Arc::clone(&storming);
-    let again = sender.clone();
-    let storm = thread::spawn(move || {
-        while on.load(Ordering::Relaxed) {
-            sender.ring();
-        }
-    });
     on_shard(engine, |cx| async move {
         let mut listener = bell.listen(&cx).unwrap();
-        while !listener.is_polled() {
-            listener.wait().await.unwrap();
-        }
-        let (start, mut waits) = (MonoTime::now(), 0u32);
-        while MonoTime::now().since(start) < Duration::from_millis(50) {
-            listener.wait().await.unwrap();
-            waits += 1;
-        }
-        // At most one look a period, however fast it rings.
-        let elapsed = MonoTime::now().since(start).as_micros();
-        assert!(u128::from(waits) <= elapsed / POLL_PERIOD.as_micros() + 1, "{waits} in {elapsed} us");
+        // One wake before the rate is judged, and in no time, on a machine of any speed.
+        let Mode::Woken(_, rate) = &mut listener.mode else { panic!("polled before any ring") };
+        *rate = Rate { wakes: RINGS_MEASURED - 1, since: MonoTime::now() + Duration::from_secs(3600) };
+        sender.ring();
+        assert_eq!(listener.wait().await.unwrap(), 1);
+        assert!(listener.is_polled());
 
-        storming.store(false, Ordering::Relaxed);
+        // At most one look a period, however fast it rings.
+        let start = MonoTime::now();
+        for _ in 0..50 {
+            (0..3).for_each(|_| sender.ring());
+            assert_eq!(listener.wait().await.unwrap(), 3);
+            assert!(listener.is_polled());
+        }
+        assert!(MonoTime::now().since(start) >= POLL_PERIOD * 49);
+
         while listener.is_polled() {
             tokio::select! {
-                rings = listener.wait() => drop(rings),
+                rings = listener.wait() => panic!("{rings:?} out of silence"),
                 () = cx.timer().sleep(Duration::from_millis(5)) => {}
             }
         }
         // Awake again: a single ring arrives.
-        while tokio::select! {
-            rings = listener.wait() => { rings.unwrap(); true }
-            () = cx.timer().sleep(Duration::from_millis(20)) => false,
-        } {}
-        again.ring();
+        sender.ring();
         assert_eq!(listener.wait().await.unwrap(), 1);
+        assert!(!listener.is_polled());
     });
-    storm.join().unwrap();
 }
 
 fn an_honest_pace_is_never_polled(engine: EngineKind) {

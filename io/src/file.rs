@@ -9,35 +9,36 @@
 //! | descriptor | uring | epoll |
 //! |---|---|---|
 //! | regular file, block device, `/dev/null` | ring operation | pool of [`FILE_THREADS`] threads |
-//! | pipe, socket, eventfd | readiness, then a read or write that cannot wait (`RWF_NOWAIT`) | the same |
-//! | terminal, named FIFO (no `RWF_NOWAIT`) | readiness, then a ring operation | readiness, then a pool of [`STREAM_THREADS`] |
+//! | pipe, FIFO, socket, eventfd | readiness, then a read or write that cannot wait (`nowait.rs`) | the same |
+//! | terminal and other devices | readiness, then a ring operation | readiness, then a pool of [`STREAM_THREADS`] |
 //!
 //! In the first two rows a dropped read has taken nothing from a stream. In the last one, a read that is
 //! dropped after readiness may still take input; and if another process takes the input in between,
 //! the operation waits for more: in a ring it is cancelled when the shard stops, while on epoll its thread
 //! stays behind (logged), holding its own buffer and descriptor.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::doorbell::Watch;
 use crate::engine::EngineKind;
 use crate::epoll::Pool;
+use crate::nowait::{NoWait, Relay, poll_now};
 use crate::ring::InFlight;
 
 /// Threads of a shard that do file I/O in the epoll engine.
 pub const FILE_THREADS: usize = 4;
-/// Threads of a shard that read and write terminals and FIFOs in the epoll engine.
+/// Threads of a shard that read and write terminals in the epoll engine.
 pub const STREAM_THREADS: usize = 2;
 /// Operations on streams that a ring holds at most, besides those on files.
 const STREAM_OPERATIONS: u32 = 16;
@@ -82,15 +83,14 @@ struct FileInner {
     fd: Arc<OwnedFd>,
     /// `None`: cannot be polled. Set by the first stream operation.
     watch: OnceCell<Option<Watch>>,
-    /// `RWF_NOWAIT` is known not to work.
-    must_wait: Cell<bool>,
+    nowait: NoWait,
 }
 
 impl RingFile {
     /// Takes over a descriptor. For stdin and its like, give a duplicate.
     pub fn new(fd: impl Into<OwnedFd>) -> Self {
         let fd = Arc::new(fd.into());
-        Self(Rc::new(FileInner { fd, watch: OnceCell::new(), must_wait: Cell::new(false) }))
+        Self(Rc::new(FileInner { fd, watch: OnceCell::new(), nowait: NoWait::new() }))
     }
 
     /// The registration for readiness; `None` for what is always ready (regular files).
@@ -108,22 +108,18 @@ impl RingFile {
 
     /// True if the descriptor is ready at this moment (or has hung up).
     fn is_ready(&self, flags: PollFlags) -> bool {
-        let mut fds = [PollFd::new(&self.0.fd, flags)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+        !poll_now(&self.0.fd, flags).is_empty()
     }
 
-    /// Runs a call that must not wait.
-    fn attempt(&self, flags: PollFlags, call: impl FnOnce() -> rustix::io::Result<usize>) -> Attempt {
-        if !self.0.must_wait.get() {
-            match call() {
-                Ok(count) => return Attempt::Done(Ok(count)),
-                Err(Errno::AGAIN | Errno::INTR) => return Attempt::NotReady,
-                Err(Errno::OPNOTSUPP) => self.0.must_wait.set(true),
-                Err(error) => return Attempt::Done(Err(error.into())),
-            }
+    /// What a call that did not wait has come to; `flags` is what it needed.
+    fn outcome(&self, result: rustix::io::Result<usize>, flags: PollFlags) -> Attempt {
+        match result {
+            Ok(count) => Attempt::Done(Ok(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Attempt::NotReady,
+            Err(Errno::OPNOTSUPP) if self.is_ready(flags) => Attempt::MayWait,
+            Err(Errno::OPNOTSUPP) => Attempt::NotReady,
+            Err(error) => Attempt::Done(Err(error.into())),
         }
-        if self.is_ready(flags) { Attempt::MayWait } else { Attempt::NotReady }
     }
 }
 
@@ -155,6 +151,7 @@ struct RingInner {
     files: Arc<Semaphore>,
     file_operations: u32,
     streams: Arc<Semaphore>,
+    relay: Relay,
 }
 
 enum Backend {
@@ -180,6 +177,7 @@ impl Ring {
             files: semaphore(file_operations),
             file_operations,
             streams: semaphore(STREAM_OPERATIONS),
+            relay: Relay::default(),
         }))
     }
 
@@ -243,12 +241,7 @@ impl Ring {
     /// Cancel-safe as the table above says.
     pub async fn read(&self, file: &RingFile, mut buf: Vec<u8>) -> BufResult {
         loop {
-            let attempt = |buf: &mut Vec<u8>| {
-                file.attempt(PollFlags::IN, || {
-                    preadv2(file, &mut [IoSliceMut::new(buf)], CURRENT_POSITION, ReadWriteFlags::NOWAIT)
-                })
-            };
-            match wait_and_try(file, Interest::READABLE, || attempt(&mut buf)).await {
+            match wait_and_try(file, Interest::READABLE, || self.try_read(file, &mut buf)).await {
                 Ok(Attempt::Done(result)) => return (result, buf),
                 Ok(Attempt::NotReady) => {}
                 Ok(Attempt::MayWait) => {
@@ -288,7 +281,7 @@ impl Ring {
     async fn write_from(&self, file: &RingFile, mut buf: Vec<u8>, start: usize) -> BufResult {
         // Mostly there is room: try before asking.
         let mut attempt = if file.watch().is_ok_and(|watch| watch.is_some()) {
-            Ok(try_write(file, &buf, start))
+            Ok(self.try_write(file, &buf, start))
         } else {
             Ok(Attempt::NotReady)
         };
@@ -306,7 +299,7 @@ impl Ring {
                 }
                 Err(error) => return (Err(error), buf),
             }
-            attempt = wait_and_try(file, Interest::WRITABLE, || try_write(file, &buf, start)).await;
+            attempt = wait_and_try(file, Interest::WRITABLE, || self.try_write(file, &buf, start)).await;
         }
     }
 
@@ -324,6 +317,17 @@ impl Ring {
             }
             guard.clear_ready();
         }
+    }
+
+    fn try_read(&self, file: &RingFile, buf: &mut [u8]) -> Attempt {
+        let result = file.0.nowait.read(&file.0.fd, &self.0.relay, buf);
+        file.outcome(result, PollFlags::IN)
+    }
+
+    fn try_write(&self, file: &RingFile, buf: &[u8], start: usize) -> Attempt {
+        let part = buf.get(start..).unwrap_or_default();
+        let result = file.0.nowait.write(&file.0.fd, &self.0.relay, part);
+        file.outcome(result, PollFlags::OUT)
     }
 
     async fn on_file(&self, file: &RingFile, buf: Vec<u8>, start: usize, kind: Kind) -> BufResult {
@@ -388,13 +392,6 @@ enum Sort {
 
 fn semaphore(permits: u32) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(usize::try_from(permits).unwrap_or(usize::MAX)))
-}
-
-fn try_write(file: &RingFile, buf: &[u8], start: usize) -> Attempt {
-    let part = buf.get(start..).unwrap_or_default();
-    file.attempt(PollFlags::OUT, || {
-        pwritev2(file, &[IoSlice::new(part)], CURRENT_POSITION, ReadWriteFlags::NOWAIT)
-    })
 }
 
 /// Waits for readiness and tries once; what cannot be polled may always be tried.

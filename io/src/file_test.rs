@@ -22,11 +22,14 @@ on_both_engines!(
     a_shard_that_stops_finishes_its_writes,
     a_pipe_is_read_as_data_comes,
     a_full_pipe_makes_the_writer_wait,
+    a_full_pipe_makes_the_writer_wait_on_an_old_kernel,
     a_closed_pipe_is_an_error_of_the_writer,
     files_are_streams_too,
     a_terminal_is_read_line_by_line,
     a_pending_read_does_not_keep_a_shard_from_stopping,
     a_dropped_read_has_taken_nothing_from_a_pipe,
+    a_dropped_read_has_taken_nothing_from_a_fifo,
+    a_dropped_read_has_taken_nothing_on_an_old_kernel,
     input_that_another_reader_took_keeps_nobody,
     descriptor_flags_are_left_alone,
     readable_tells_without_taking,
@@ -206,12 +209,20 @@ fn a_pipe_is_read_as_data_comes(engine: EngineKind) {
 }
 
 fn a_full_pipe_makes_the_writer_wait(engine: EngineKind) {
+    write_to_full_pipe(engine, RingFile::new);
+}
+
+fn a_full_pipe_makes_the_writer_wait_on_an_old_kernel(engine: EngineKind) {
+    write_to_full_pipe(engine, on_old_kernel);
+}
+
+fn write_to_full_pipe(engine: EngineKind, open: fn(OwnedFd) -> RingFile) {
     let (reader, writer) = pipe_files();
     let shard = runner(config(engine));
     let bytes: Vec<u8> = (0..1_000_000u32).map(|number| (number % 251) as u8).collect();
     let expected = bytes.clone();
     let written = start(&shard, move |cx| async move {
-        let (result, buf) = cx.ring().write_all(&RingFile::new(writer), bytes).await;
+        let (result, buf) = cx.ring().write_all(&open(writer), bytes).await;
         (result.unwrap(), buf.len())
     });
     // Others go on meanwhile.
@@ -308,6 +319,42 @@ fn a_pending_read_does_not_keep_a_shard_from_stopping(engine: EngineKind) {
 
 fn a_dropped_read_has_taken_nothing_from_a_pipe(engine: EngineKind) {
     let (reader, writer) = pipe_files();
+    drop_reads(engine, RingFile::new, reader, writer);
+}
+
+fn a_dropped_read_has_taken_nothing_from_a_fifo(engine: EngineKind) {
+    let (reader, writer) = fifo();
+    drop_reads(engine, RingFile::new, reader, writer);
+}
+
+fn a_dropped_read_has_taken_nothing_on_an_old_kernel(engine: EngineKind) {
+    let (reader, writer) = pipe_files();
+    drop_reads(engine, on_old_kernel, reader, writer);
+    let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop_reads(engine, on_old_kernel, reader.into(), writer.into());
+}
+
+/// The ends of a FIFO that has, or had, a name.
+fn fifo() -> (OwnedFd, OwnedFd) {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &name, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    // One that is open for both waits for nobody.
+    let both = File::options().read(true).write(true).open(&name).unwrap();
+    let reader = File::open(&name).unwrap();
+    let writer = File::options().write(true).open(&name).unwrap();
+    drop(both);
+    (reader.into(), writer.into())
+}
+
+/// As [`RingFile::new`] where the kernel knows no `RWF_NOWAIT` for this descriptor.
+fn on_old_kernel(fd: OwnedFd) -> RingFile {
+    let file = RingFile::new(fd);
+    file.0.nowait.do_without_flag(&file.0.fd).unwrap();
+    file
+}
+
+fn drop_reads(engine: EngineKind, open: fn(OwnedFd) -> RingFile, reader: OwnedFd, writer: OwnedFd) {
     let mut writer = File::from(writer);
     let feeder = thread::spawn(move || {
         for number in 0..2000u16 {
@@ -317,8 +364,8 @@ fn a_dropped_read_has_taken_nothing_from_a_pipe(engine: EngineKind) {
             }
         }
     });
-    let bytes = on_shard(engine, |cx| async move {
-        let (reader, mut bytes) = (RingFile::new(reader), Vec::new());
+    let bytes = on_shard(engine, move |cx| async move {
+        let (reader, mut bytes) = (open(reader), Vec::new());
         loop {
             tokio::select! {
                 (result, buf) = cx.ring().read(&reader, vec![0; 2]) => match result.unwrap() {
@@ -390,10 +437,15 @@ fn readable_tells_without_taking(engine: EngineKind) {
 }
 
 fn sockets_work_in_both_directions_at_once(engine: EngineKind) {
+    use_both_directions(engine, RingFile::new);
+    use_both_directions(engine, on_old_kernel);
+}
+
+fn use_both_directions(engine: EngineKind, open: fn(OwnedFd) -> RingFile) {
     const SIZE: usize = 2 << 20;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    on_shard(engine, |cx| async move {
-        let ends = [RingFile::new(ours), RingFile::new(theirs)];
+    on_shard(engine, move |cx| async move {
+        let ends = [open(ours.into()), open(theirs.into())];
         let mut tasks = Vec::new();
         for end in &ends {
             let (ring, file) = (cx.ring().clone(), end.clone());

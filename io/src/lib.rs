@@ -12,6 +12,7 @@ mod epoll;
 mod executor;
 mod file;
 mod irq;
+mod nowait;
 mod owner;
 mod ring;
 mod shard;

@@ -1,0 +1,180 @@
+//! Reads and writes of streams that cannot wait, on any kernel and whatever the flags of the descriptor.
+//!
+//! `RWF_NOWAIT` does it where the kernel supports it: for pipes and sockets since Linux 6.4, for eventfds long
+//! before. A socket without it has `MSG_DONTWAIT`. A pipe or FIFO without it is spliced to or from a pipe of
+//! our own ([`Relay`]), which never waits with `SPLICE_F_NONBLOCK`. Terminals and the rest have nothing like it.
+//!
+//! Never opens a descriptor a second time (which its owner, Landlock or a missing `/proc` may forbid) and
+//! never changes its flags.
+
+use std::cell::Cell;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
+use rustix::io::{Errno, ReadWriteFlags, Result, preadv2, pwritev2};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+
+use crate::file::CURRENT_POSITION;
+
+/// Most bytes that go through a [`Relay`] at once: what a pipe holds unless it was told otherwise.
+const RELAYED: usize = 64 << 10;
+
+/// How a descriptor is read and written without waiting; found out when it is first tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Flag,
+    Socket,
+    Pipe,
+    Impossible,
+}
+
+/// Reads and writes one descriptor without waiting.
+///
+/// All errors are those of the calls, besides `EAGAIN`: not ready, nothing has happened; and `EOPNOTSUPP`:
+/// only a call that may wait can do it.
+#[derive(Debug)]
+pub(crate) struct NoWait(Cell<Way>);
+
+impl NoWait {
+    pub(crate) fn new() -> Self {
+        Self(Cell::new(Way::Flag))
+    }
+
+    /// Reads some bytes; 0 at the end.
+    pub(crate) fn read(&self, fd: &OwnedFd, relay: &Relay, buf: &mut [u8]) -> Result<usize> {
+        if self.0.get() == Way::Flag {
+            match preadv2(fd, &mut [IoSliceMut::new(buf)], CURRENT_POSITION, ReadWriteFlags::NOWAIT) {
+                Err(Errno::OPNOTSUPP) => self.do_without_flag(fd)?,
+                result => return result,
+            }
+        }
+        match self.0.get() {
+            Way::Flag | Way::Impossible => Err(Errno::OPNOTSUPP),
+            // Like read(2), and unlike recv(2), nothing wanted takes nothing.
+            _ if buf.is_empty() => Ok(0),
+            Way::Socket => recv(fd, buf, RecvFlags::DONTWAIT).map(|(count, _)| count),
+            Way::Pipe => relay.read(fd, buf),
+        }
+    }
+
+    /// Writes some of `bytes`.
+    pub(crate) fn write(&self, fd: &OwnedFd, relay: &Relay, bytes: &[u8]) -> Result<usize> {
+        if self.0.get() == Way::Flag {
+            match pwritev2(fd, &[IoSlice::new(bytes)], CURRENT_POSITION, ReadWriteFlags::NOWAIT) {
+                Err(Errno::OPNOTSUPP) => self.do_without_flag(fd)?,
+                result => return result,
+            }
+        }
+        match self.0.get() {
+            Way::Flag | Way::Impossible => Err(Errno::OPNOTSUPP),
+            Way::Socket => send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            Way::Pipe => relay.write(fd, bytes),
+        }
+    }
+
+    /// Chooses what replaces `RWF_NOWAIT`.
+    pub(crate) fn do_without_flag(&self, fd: &OwnedFd) -> Result<()> {
+        self.0.set(match FileType::from_raw_mode(fstat(fd)?.st_mode) {
+            FileType::Socket => Way::Socket,
+            FileType::Fifo => Way::Pipe,
+            _ => Way::Impossible,
+        });
+        Ok(())
+    }
+}
+
+/// A pipe of our own, through which bytes go to and from the pipes of others. Made when first needed;
+/// empty between two calls, so that one does for all streams of a shard.
+///
+/// What is spliced into a pipe shares no page with what is there: a write takes at least a page of its capacity.
+#[derive(Default)]
+pub(crate) struct Relay(Cell<Option<Ends>>);
+
+struct Ends {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Relay {
+    /// Runs `transfer`, which gives what came of it and whether the pipe is empty; if not, the pipe is dropped,
+    /// with what is in it.
+    fn with<T>(&self, transfer: impl FnOnce(&Ends) -> (Result<T>, bool)) -> Result<T> {
+        let ends = match self.0.take() {
+            Some(ends) => ends,
+            None => {
+                let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+                Ends { reader, writer }
+            }
+        };
+        let (result, empty) = transfer(&ends);
+        if empty {
+            self.0.set(Some(ends));
+        }
+        result
+    }
+
+    fn read(&self, pipe: &OwnedFd, buf: &mut [u8]) -> Result<usize> {
+        self.with(|ends| {
+            let wanted = buf.len().min(RELAYED);
+            let taken = match splice(pipe, None, &ends.writer, None, wanted, SpliceFlags::NONBLOCK) {
+                // The end; or another reader was faster.
+                Ok(0) if !at_end(pipe) => return (Err(Errno::AGAIN), true),
+                Ok(taken) => taken,
+                Err(error) => return (Err(error), true),
+            };
+            let mut got = 0;
+            while got < taken {
+                match rustix::io::read(&ends.reader, buf.get_mut(got..taken).unwrap_or_default()) {
+                    Ok(count @ 1..) => got += count,
+                    Ok(0) => return (Err(Errno::IO), false),
+                    Err(error) => return (Err(error), false),
+                }
+            }
+            (Ok(got), true)
+        })
+    }
+
+    fn write(&self, pipe: &OwnedFd, bytes: &[u8]) -> Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        if poll_now(pipe, PollFlags::OUT).is_empty() {
+            return Err(Errno::AGAIN);
+        }
+        self.with(|ends| {
+            let part = bytes.get(..RELAYED).unwrap_or(bytes);
+            let filled = match rustix::io::write(&ends.writer, part) {
+                Ok(filled) => filled,
+                Err(error) => return (Err(error), false),
+            };
+            match splice(&ends.reader, None, pipe, None, filled, SpliceFlags::NONBLOCK) {
+                // It was full after all.
+                Ok(0) => (Err(Errno::AGAIN), false),
+                result => (result, result == Ok(filled)),
+            }
+        })
+    }
+}
+
+/// True if a pipe is empty and nobody is left to write to it.
+fn at_end(pipe: &OwnedFd) -> bool {
+    let events = poll_now(pipe, PollFlags::IN);
+    events.contains(PollFlags::HUP) && !events.contains(PollFlags::IN)
+}
+
+/// Which of `flags` the descriptor is ready for at this moment, or if it has hung up or failed.
+pub(crate) fn poll_now(fd: impl AsFd, flags: PollFlags) -> PollFlags {
+    let mut fds = [PollFd::new(&fd, flags)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&now)) {
+        Ok(1..) => fds[0].revents(),
+        _ => PollFlags::empty(),
+    }
+}
+
+#[cfg(test)]
+#[path = "nowait_test.rs"]
+mod tests;
