@@ -9,13 +9,12 @@
 //! | descriptor | uring | epoll |
 //! |---|---|---|
 //! | regular file, block device, `/dev/null` | ring operation | pool of [`FILE_THREADS`] threads |
-//! | pipe, FIFO, socket, eventfd | readiness, then a read or write that cannot wait (`nowait.rs`) | the same |
-//! | terminal and other devices | readiness, then a ring operation | readiness, then a pool of [`STREAM_THREADS`] |
+//! | pipe, FIFO, socket, eventfd, terminal | readiness, then a read or write that cannot wait (`nowait.rs`) | the same |
+//! | other devices, terminals that cannot be opened again | readiness, then a pool of [`STREAM_THREADS`] | the same |
 //!
 //! In the first two rows a dropped read has taken nothing from a stream. In the last one, a read that is
 //! dropped after readiness may still take input; and if another process takes the input in between,
-//! the operation waits for more: in a ring it is cancelled when the shard stops, while on epoll its thread
-//! stays behind (logged), holding its own buffer and descriptor.
+//! the thread waits for more. When the shard stops it stays behind (logged), holding its own buffer and descriptor.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -38,7 +37,7 @@ use crate::ring::InFlight;
 
 /// Threads of a shard that do file I/O in the epoll engine.
 pub const FILE_THREADS: usize = 4;
-/// Threads of a shard that read and write terminals in the epoll engine.
+/// Threads of a shard that read and write streams on which every call may wait.
 pub const STREAM_THREADS: usize = 2;
 /// Operations on streams that a ring holds at most, besides those on files.
 const STREAM_OPERATIONS: u32 = 16;
@@ -152,11 +151,13 @@ struct RingInner {
     file_operations: u32,
     streams: Arc<Semaphore>,
     relay: Relay,
+    /// For streams on which every call may wait. Not the ring: it would make the loop's thread wait.
+    waiting: Pool,
 }
 
 enum Backend {
     Uring(Rc<InFlight>),
-    Epoll { files: Pool, streams: Pool },
+    Epoll { files: Pool },
 }
 
 impl Ring {
@@ -166,8 +167,7 @@ impl Ring {
 
     pub(crate) fn epoll(entries: u32) -> Self {
         let files = Pool::new("ringlet-file", FILE_THREADS);
-        let streams = Pool::new("ringlet-stream", STREAM_THREADS);
-        Self::new(Backend::Epoll { files, streams }, entries)
+        Self::new(Backend::Epoll { files }, entries)
     }
 
     fn new(backend: Backend, entries: u32) -> Self {
@@ -178,6 +178,7 @@ impl Ring {
             file_operations,
             streams: semaphore(STREAM_OPERATIONS),
             relay: Relay::default(),
+            waiting: Pool::new("ringlet-stream", STREAM_THREADS),
         }))
     }
 
@@ -358,9 +359,9 @@ impl Ring {
         };
         let request = Request { fd: Arc::clone(&file.0.fd), buf, start, kind, permit };
         match (&self.0.backend, sort) {
-            (Backend::Uring(in_flight), _) => in_flight.submit(request).await,
-            (Backend::Epoll { files, .. }, Sort::File) => files.submit(request).await,
-            (Backend::Epoll { streams, .. }, Sort::Stream) => streams.submit(request).await,
+            (_, Sort::Stream) => self.0.waiting.submit(request).await,
+            (Backend::Uring(in_flight), Sort::File) => in_flight.submit(request).await,
+            (Backend::Epoll { files }, Sort::File) => files.submit(request).await,
         }
     }
 
@@ -377,10 +378,10 @@ impl Ring {
 
     /// Ends the pools' threads.
     pub(crate) fn stop(&self) {
-        if let Backend::Epoll { files, streams } = &self.0.backend {
+        if let Backend::Epoll { files } = &self.0.backend {
             files.stop(Duration::from_secs(60));
-            streams.stop(Duration::from_millis(100));
         }
+        self.0.waiting.stop(Duration::from_millis(100));
     }
 }
 

@@ -26,6 +26,7 @@ on_both_engines!(
     a_closed_pipe_is_an_error_of_the_writer,
     files_are_streams_too,
     a_terminal_is_read_line_by_line,
+    a_terminal_that_nobody_reads_stops_its_writer_and_nobody_else,
     a_pending_read_does_not_keep_a_shard_from_stopping,
     a_dropped_read_has_taken_nothing_from_a_pipe,
     a_dropped_read_has_taken_nothing_from_a_fifo,
@@ -296,6 +297,28 @@ fn a_terminal_is_read_line_by_line(engine: EngineKind) {
         keyboard.read_exact(&mut byte).unwrap();
         screen.push(byte[0]);
     }
+    shard.stop().unwrap();
+}
+
+fn a_terminal_that_nobody_reads_stops_its_writer_and_nobody_else(engine: EngineKind) {
+    let (mut screen, terminal) = terminal();
+    let shard = runner(config(engine));
+    let text = b"x".repeat(1 << 20);
+    let expected = text.len();
+    let writer = start(&shard, move |cx| async move {
+        cx.ring().write_all(&RingFile::new(terminal), text).await.0.unwrap()
+    });
+    // The loop goes on while the terminal is full, ...
+    start(&shard, |cx| async move { cx.timer().sleep(Duration::from_millis(20)).await })
+        .recv_timeout(PATIENCE)
+        .unwrap();
+    assert!(writer.try_recv().is_err(), "a terminal took a megabyte by itself");
+    // ... and so does the writer, once somebody reads.
+    let mut read = 0;
+    while read < expected {
+        read += screen.read(&mut [0; 4096]).unwrap();
+    }
+    assert_eq!(writer.recv_timeout(PATIENCE).unwrap(), expected);
     shard.stop().unwrap();
 }
 

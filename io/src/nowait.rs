@@ -2,20 +2,22 @@
 //!
 //! `RWF_NOWAIT` does it where the kernel supports it: for pipes and sockets since Linux 6.4, for eventfds long
 //! before. A socket without it has `MSG_DONTWAIT`. A pipe or FIFO without it is spliced to or from a pipe of
-//! our own ([`Relay`]), which never waits with `SPLICE_F_NONBLOCK`. Terminals and the rest have nothing like it.
+//! our own ([`Relay`]), which never waits with `SPLICE_F_NONBLOCK`. A terminal is opened a second time, by
+//! `/proc/self/fd`, with `O_NONBLOCK`. Where that is forbidden, and for the rest, only a call that may wait is left.
 //!
-//! Never opens a descriptor a second time (which its owner, Landlock or a missing `/proc` may forbid) and
-//! never changes its flags.
+//! Never changes the flags of a descriptor, which other processes share.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::{Errno, ReadWriteFlags, Result, preadv2, pwritev2};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pty::ptsname;
+use rustix::termios::isatty;
 
 use crate::file::CURRENT_POSITION;
 
@@ -28,6 +30,7 @@ enum Way {
     Flag,
     Socket,
     Pipe,
+    Terminal,
     Impossible,
 }
 
@@ -36,54 +39,78 @@ enum Way {
 /// All errors are those of the calls, besides `EAGAIN`: not ready, nothing has happened; and `EOPNOTSUPP`:
 /// only a call that may wait can do it.
 #[derive(Debug)]
-pub(crate) struct NoWait(Cell<Way>);
+pub(crate) struct NoWait {
+    way: Cell<Way>,
+    /// A terminal, opened by ourselves.
+    terminal: OnceCell<OwnedFd>,
+}
 
 impl NoWait {
     pub(crate) fn new() -> Self {
-        Self(Cell::new(Way::Flag))
+        Self { way: Cell::new(Way::Flag), terminal: OnceCell::new() }
     }
 
     /// Reads some bytes; 0 at the end.
     pub(crate) fn read(&self, fd: &OwnedFd, relay: &Relay, buf: &mut [u8]) -> Result<usize> {
-        if self.0.get() == Way::Flag {
+        if self.way.get() == Way::Flag {
             match preadv2(fd, &mut [IoSliceMut::new(buf)], CURRENT_POSITION, ReadWriteFlags::NOWAIT) {
                 Err(Errno::OPNOTSUPP) => self.do_without_flag(fd)?,
                 result => return result,
             }
         }
-        match self.0.get() {
+        match self.way.get() {
             Way::Flag | Way::Impossible => Err(Errno::OPNOTSUPP),
             // Like read(2), and unlike recv(2), nothing wanted takes nothing.
             _ if buf.is_empty() => Ok(0),
             Way::Socket => recv(fd, buf, RecvFlags::DONTWAIT).map(|(count, _)| count),
             Way::Pipe => relay.read(fd, buf),
+            Way::Terminal => rustix::io::read(self.terminal.get().unwrap_or(fd), buf),
         }
     }
 
     /// Writes some of `bytes`.
     pub(crate) fn write(&self, fd: &OwnedFd, relay: &Relay, bytes: &[u8]) -> Result<usize> {
-        if self.0.get() == Way::Flag {
+        if self.way.get() == Way::Flag {
             match pwritev2(fd, &[IoSlice::new(bytes)], CURRENT_POSITION, ReadWriteFlags::NOWAIT) {
                 Err(Errno::OPNOTSUPP) => self.do_without_flag(fd)?,
                 result => return result,
             }
         }
-        match self.0.get() {
+        match self.way.get() {
             Way::Flag | Way::Impossible => Err(Errno::OPNOTSUPP),
             Way::Socket => send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
             Way::Pipe => relay.write(fd, bytes),
+            Way::Terminal => rustix::io::write(self.terminal.get().unwrap_or(fd), bytes),
         }
     }
 
     /// Chooses what replaces `RWF_NOWAIT`.
     pub(crate) fn do_without_flag(&self, fd: &OwnedFd) -> Result<()> {
-        self.0.set(match FileType::from_raw_mode(fstat(fd)?.st_mode) {
+        self.way.set(match FileType::from_raw_mode(fstat(fd)?.st_mode) {
             FileType::Socket => Way::Socket,
             FileType::Fifo => Way::Pipe,
+            // Opening the master of a pseudo-terminal again would make another one.
+            FileType::CharacterDevice if isatty(fd) && ptsname(fd, Vec::new()).is_err() => match reopen(fd) {
+                Ok(terminal) => {
+                    let _ = self.terminal.set(terminal);
+                    Way::Terminal
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a terminal cannot be opened again, so a thread has to wait for it");
+                    Way::Impossible
+                }
+            },
             _ => Way::Impossible,
         });
         Ok(())
     }
+}
+
+/// The same device with an open file description of our own, whose calls do not wait.
+fn reopen(fd: &OwnedFd) -> Result<OwnedFd> {
+    let mode = fcntl_getfl(fd)? & OFlags::RWMODE;
+    let flags = mode | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())
 }
 
 /// A pipe of our own, through which bytes go to and from the pipes of others. Made when first needed;

@@ -33,7 +33,7 @@ fn on_all(check: impl Fn(&NoWait, &NoWait, Stream)) {
 fn without_flag(fd: &OwnedFd) -> NoWait {
     let nowait = NoWait::new();
     nowait.do_without_flag(fd).unwrap();
-    assert!([Way::Pipe, Way::Socket].contains(&nowait.0.get()));
+    assert!([Way::Pipe, Way::Socket].contains(&nowait.way.get()));
     nowait
 }
 
