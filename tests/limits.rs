@@ -1,6 +1,7 @@
 //! VMs when the host is short of something.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A kick is a signal; it must arrive when the user's signal queue has no room for one.
 #[test]
@@ -12,4 +13,31 @@ fn a_vcpu_is_kicked_although_the_signal_queue_is_full() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(124), "{errors}");
     assert!(errors.contains("timed out"), "{errors}");
+}
+
+/// Nobody reads standard error, and there is more to say than its pipe holds.
+#[test]
+fn reports_that_nobody_reads_do_not_hold_up_a_signal() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringlet"))
+        .args(["run", "spin", "--count", "20", "--memory", "8M", "--timeout", "200ms"])
+        .stdout(std::process::Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    let full = || rustix::io::ioctl_fionread(&reader).unwrap() == 4096;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !full() {
+        assert!(Instant::now() < deadline, "the reports do not fill a page");
+        std::thread::yield_now();
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it ended without having said everything");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "SIGTERM does not end it");
+        std::thread::yield_now();
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }

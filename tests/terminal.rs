@@ -16,6 +16,9 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
+/// What puts a screen in order, whatever a guest did to it.
+const RESET: &str = "\x1b[0m\x1b[?25h\x1b[?1049l\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b(B\x0f";
+
 /// A pseudo-terminal: a screen that remembers everything, and a keyboard.
 struct Terminal {
     keyboard: File,
@@ -106,7 +109,7 @@ fn attended(
     let status = running.status().code().unwrap();
     assert_eq!(terminal.settings(), before);
     // What the guest did to the screen is undone, as the last thing that is printed there but the report.
-    terminal.until_shown("\x1b[0m\x1b[?25h");
+    terminal.until_shown(RESET);
     (status, terminal.shown())
 }
 
@@ -183,7 +186,7 @@ fn sec_13_the_one_vm_in_the_foreground_has_the_terminal_to_itself() {
     let mut running = terminal.run(&ringlet(&["run", &images.file(&painter())]));
     assert_eq!(running.status().code(), Some(0));
     terminal.until_shown("\x1b[31mred\x1b]0;title\x07\u{9b}2J");
-    terminal.until_shown("\x1b[0m\x1b[?25h");
+    terminal.until_shown(RESET);
 }
 
 #[test]
@@ -240,7 +243,7 @@ fn sec_13_file_names_and_arguments_in_messages_do_not_control_the_terminal() {
         assert_eq!(terminal.run(&ringlet(args)).status().code(), Some(125), "{args:?}");
         terminal.until_shown("evil");
         // Whoever had a raw terminal gives it back in order.
-        let shown = terminal.shown().replace("\x1b[0m\x1b[?25h", "");
+        let shown = terminal.shown().replace(RESET, "");
         assert!(!shown.contains(['\x1b', '\x07', '\u{9b}']), "{args:?}: {shown:?}");
     }
 }
