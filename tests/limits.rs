@@ -26,10 +26,11 @@ fn reports_that_nobody_reads_do_not_hold_up_a_signal() {
         .stderr(writer)
         .spawn()
         .unwrap();
-    let full = || rustix::io::ioctl_fionread(&reader).unwrap() == 4096;
+    // The twenty reports are several times what the pipe holds.
+    let full = || rustix::io::ioctl_fionread(&reader).unwrap() > 1024;
     let deadline = Instant::now() + Duration::from_secs(60);
     while !full() {
-        assert!(Instant::now() < deadline, "the reports do not fill a page");
+        assert!(Instant::now() < deadline, "nothing is reported");
         std::thread::yield_now();
     }
     assert!(child.try_wait().unwrap().is_none(), "it ended without having said everything");
