@@ -5,17 +5,18 @@
 //! a kick that arrives before `KVM_RUN` makes that call return at once, because the kick's signal stays
 //! pending. Knows neither KVM nor devices.
 
-#[cfg(ringlet_loom)]
-use loom::sync::{
-    Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU8, Ordering},
-};
-#[cfg(not(ringlet_loom))]
+#[cfg(not(all(test, ringlet_loom)))]
 use std::sync::{
     Condvar, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
 use std::time::Instant;
+
+#[cfg(all(test, ringlet_loom))]
+use loom::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU8, Ordering},
+};
 
 /// What the vCPU is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +142,8 @@ impl<T: KickTarget, E> Control<T, E> {
     /// `KVM_RUN` was interrupted: `eat` removes the kick's pending signal.
     pub(crate) fn kick_arrived(&self, eat: impl FnOnce()) {
         eat();
-        self.kicked.store(false, Ordering::SeqCst);
+        // Reads what the last asker wrote, so that its request is seen by the poll that follows.
+        self.kicked.swap(false, Ordering::SeqCst);
     }
 
     /// Parks until asked to run or to stop.
@@ -156,7 +158,6 @@ impl<T: KickTarget, E> Control<T, E> {
     }
 
     /// Parks until `deadline`, as a vCPU that waits for its shard.
-    #[cfg(not(ringlet_loom))]
     pub(crate) fn wait_until(&self, deadline: Instant) -> Flow {
         let mut inner = self.lock();
         self.set_status(&mut inner, Status::WaitingForShard);
@@ -225,6 +226,10 @@ impl<T: KickTarget, E> Control<T, E> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(ringlet_loom)))]
 #[path = "control_test.rs"]
 mod tests;
+
+#[cfg(all(test, ringlet_loom))]
+#[path = "control_loom_test.rs"]
+mod loom_tests;
