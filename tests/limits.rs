@@ -1,4 +1,5 @@
 //! VMs when the host is short of something.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! The bundled images on another VMM: QEMU's `microvm` machine under software emulation, so that it runs anywhere.
 //!
 //! `hostile` is left out: it is made to break VMMs, and some of its seeds end in assertions of QEMU.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
