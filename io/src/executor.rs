@@ -46,6 +46,8 @@ pub(crate) struct Ready {
 #[derive(Debug, Default)]
 struct Queue {
     keys: Vec<usize>,
+    /// Since when the first of `keys` waits.
+    since: Option<MonoTime>,
     /// The loop is (about to be) parked and will not look at `keys` unless it is woken.
     parked: bool,
 }
@@ -68,6 +70,7 @@ impl Ready {
     fn push(self: &Arc<Self>, key: usize) {
         let parked = {
             let mut queue = self.lock();
+            queue.since.get_or_insert_with(MonoTime::now);
             queue.keys.push(key);
             mem::take(&mut queue.parked)
         };
@@ -96,11 +99,13 @@ impl Ready {
         let _ = rustix::io::write(self.wake_up.as_fd(), &1u64.to_ne_bytes());
     }
 
-    /// Takes the keys of the turn that begins. `batch` must be empty; its capacity is used again.
-    fn begin(&self, batch: &mut Vec<usize>) {
+    /// Takes the keys of the turn that begins, and says since when the first of them waits. `batch` must be empty;
+    /// its capacity is used again.
+    fn begin(&self, batch: &mut Vec<usize>) -> Option<MonoTime> {
         let mut queue = self.lock();
         queue.parked = false;
         mem::swap(&mut queue.keys, batch);
+        queue.since.take()
     }
 
     /// Ends a turn; true if there is work for another one.
@@ -267,7 +272,9 @@ impl Executor {
         let start = MonoTime::now();
         timer.fire(start);
         let mut batch = mem::take(&mut *self.batch.borrow_mut());
-        self.ready.begin(&mut batch);
+        if let Some(since) = self.ready.begin(&mut batch) {
+            self.metrics.queue_delay.observe(start.since(since));
+        }
         let mut before = start;
         for key in batch.drain(..) {
             let Some(owner) = self.poll_task(key) else { continue };

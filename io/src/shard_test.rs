@@ -15,7 +15,7 @@ on_both_engines!(
     a_service_that_does_not_drain_is_cut_off,
     a_panic_in_a_task_ends_that_task_only,
     a_panic_in_a_command_ends_the_shard,
-    queue_delay_is_what_commands_waited,
+    queue_delay_is_what_commands_and_tasks_waited,
     polls_are_charged_to_the_shard_and_the_owner,
     an_aborted_task_is_dropped_at_once,
     a_task_can_abort_itself,
@@ -134,7 +134,7 @@ fn a_panic_in_a_command_ends_the_shard(engine: EngineKind) {
     );
 }
 
-fn queue_delay_is_what_commands_waited(engine: EngineKind) {
+fn queue_delay_is_what_commands_and_tasks_waited(engine: EngineKind) {
     let config = config(engine);
     let metrics = Arc::clone(&config.metrics);
     let shard = runner(config);
@@ -151,7 +151,8 @@ fn queue_delay_is_what_commands_waited(engine: EngineKind) {
     go.send(()).unwrap();
     shard.stop().unwrap();
     let delays = metrics.queue_delay.snapshot();
-    assert_eq!(delays.count, 4);
+    // Four commands, and the turns in which they were handled.
+    assert!(delays.count > 4, "{}", delays.count);
     // Three commands waited for the first one.
     let waited = Duration::from_nanos(delays.sum_nanos);
     assert!(waited >= blocked * 3, "{waited:?}");
