@@ -437,13 +437,14 @@ on_both_engines! {
     }
 
     async fn the_end_of_the_runtime_ends_vms_in_every_state(host: Host) {
+        // First, while nobody else computes: it has a way to go.
+        let (waiting, _unread) = host.launch_piped(&Code::new().print_pattern(1 << 30), small());
+        until_exits(&waiting, 10_000);
         let created = host.create(&spin());
         let running: Vec<_> = (0..10).map(|_| host.launch(&spin())).collect();
         let halted = host.launch(&Code::new().halt());
         let paused = host.launch(&spin());
         paused.vm.pause().await.unwrap();
-        let (waiting, _unread) = host.launch_piped(&Code::new().print_pattern(1 << 30), small());
-        until_exits(&waiting, 10_000);
         let ended = host.launch(&walk(1));
         assert_eq!(*ended.outcome().await, Outcome::Exited { code: 7 });
         drop(host);
