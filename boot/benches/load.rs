@@ -1,37 +1,36 @@
-//! What validating and loading an image costs: medians and 90th percentiles in microseconds.
+//! What validating and loading an image costs.
 //!
-//! `cargo bench -p ringlet-boot`. Every load goes into fresh RAM, so the first touch of each page, the largest part
+//! `cargo bench -p ringlet-boot --bench load`. Every load goes into fresh RAM, so the first touch of each page, the largest part
 //! of the cost, is in it.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark; the macros make undocumented functions")]
 
-use std::error::Error;
-use std::time::{Duration, Instant};
-
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringlet_boot::layout::{IMAGE_START, ram_regions};
 use ringlet_boot::{BootRequest, Image, Protocol, load};
 use ringlet_io::{Backing, GuestRam};
 
-const ROUNDS: usize = 501;
 const RAM_SIZE: u64 = 128 << 20;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    println!("{:>8} {:<10} {:>10} {:>10}", "image", "step", "median us", "p90 us");
-    for kib in [4, 32, 100, 1024] {
+fn images(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("image");
+    for kib in [4usize, 32, 100, 1024] {
         let bytes = image(kib << 10);
-        report(kib, "parse", || {
-            let start = Instant::now();
-            Image::from_static("bench", bytes)?;
-            Ok(start.elapsed())
-        })?;
-        let image = Image::from_static("bench", bytes)?;
-        for (name, protocol) in [("pvh", Protocol::Pvh), ("linux64", Protocol::Linux64)] {
-            report(kib, name, || load_once(&image, protocol))?;
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
+        group.bench_function(BenchmarkId::new("parse", kib), |bencher| {
+            bencher.iter(|| Image::from_static("bench", bytes).unwrap());
+        });
+        let image = Image::from_static("bench", bytes).unwrap();
+        for (name, protocol) in [("load pvh", Protocol::Pvh), ("load linux64", Protocol::Linux64)] {
+            group.bench_with_input(BenchmarkId::new(name, kib), &image, |bencher, image| {
+                let fresh = || GuestRam::new(&ram_regions(RAM_SIZE), Backing::Pages4K).unwrap();
+                bencher.iter_batched(fresh, |ram| load_once(ram, image, protocol), BatchSize::PerIteration);
+            });
         }
     }
-    Ok(())
 }
 
-fn load_once(image: &Image, protocol: Protocol) -> Result<Duration, Box<dyn Error>> {
-    let ram = GuestRam::new(&ram_regions(RAM_SIZE), Backing::Pages4K)?;
+/// Gives the RAM back, so that its unmapping is not timed.
+fn load_once(ram: GuestRam, image: &Image, protocol: Protocol) -> GuestRam {
     let args = [String::from("some"), String::from("arguments")];
     let request = BootRequest {
         image,
@@ -41,24 +40,12 @@ fn load_once(image: &Image, protocol: Protocol) -> Result<Duration, Box<dyn Erro
         initrd: None,
         vcpus: 1,
     };
-    let start = Instant::now();
-    load(&ram, &request)?;
-    Ok(start.elapsed())
+    load(&ram, &request).unwrap();
+    ram
 }
 
-fn report(
-    kib: usize,
-    step: &str,
-    mut once: impl FnMut() -> Result<Duration, Box<dyn Error>>,
-) -> Result<(), Box<dyn Error>> {
-    let mut times = (0..ROUNDS).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
-    times.sort_unstable();
-    let micros = |percent: usize| {
-        times.get(ROUNDS * percent / 100).map_or(0.0, |time| time.as_nanos() as f64 / 1000.0)
-    };
-    println!("{kib:>4} KiB {step:<10} {:>10.1} {:>10.1}", micros(50), micros(90));
-    Ok(())
-}
+criterion_group!(benches, images);
+criterion_main!(benches);
 
 /// An ELF64 image of one code segment of `len` bytes, with both entries.
 fn image(len: usize) -> &'static [u8] {
