@@ -162,8 +162,14 @@ fn the_outcome_is_a_line_of_json_for_each_vm() {
     assert_eq!(lines.len(), 3);
     for line in &lines {
         assert_eq!((&line["outcome"], &line["cause"]), (&json!("crashed"), &json!("triple_fault")));
-        assert!(line["vcpu"]["registers"]["rip"].as_u64().unwrap() > 0x10_0000, "{line}");
-        assert!(line["instruction"].as_str().unwrap().starts_with("0f 0b"), "{line}");
+        let last = line["vcpu"]["last_exits"].as_array().unwrap().last();
+        if last.is_some_and(|exit| exit == "shutdown, which reset the registers") {
+            // SVM: where the vCPU was is lost.
+            assert_eq!(line["instruction"], "", "{line}");
+        } else {
+            assert!(line["vcpu"]["registers"]["rip"].as_u64().unwrap() > 0x10_0000, "{line}");
+            assert!(line["instruction"].as_str().unwrap().starts_with("0f 0b"), "{line}");
+        }
     }
     let timed_out = run(&["run", "idle", "--timeout", "300ms", "--outcome", path]).expect(124);
     assert_eq!(timed_out.stdout, "idle\n");

@@ -31,6 +31,9 @@ use history::{ExitRecord, History};
 /// Stack of a vCPU thread in bytes. Its deepest path formats a crash report.
 const STACK_SIZE: usize = 192 << 10;
 
+/// CS and RIP of an x86 processor after reset.
+const RESET_VECTOR: (u16, u64) = (0xF000, 0xFFF0);
+
 /// A vCPU's requests, status and end.
 pub(crate) type VcpuControl = Control<Thread, VcpuEnd>;
 
@@ -264,8 +267,15 @@ impl Vcpu {
 
     fn crash(&mut self, kind: ExitKind, cause: CrashCause) -> Step {
         self.seat.machine.metrics.exits.inc(kind);
-        let vcpu = self.report();
-        let instruction = self.instruction_at(vcpu.registers.rip);
+        let mut vcpu = self.report();
+        // SVM leaves a vCPU that shut down undefined, so KVM resets it: where it was is not to be had.
+        let was_reset = (vcpu.registers.cs, vcpu.registers.rip) == RESET_VECTOR;
+        let instruction = if cause == CrashCause::TripleFault && was_reset {
+            vcpu.last_exits.push("shutdown, which reset the registers".into());
+            String::new()
+        } else {
+            self.instruction_at(vcpu.registers.rip)
+        };
         Step::End(Outcome::Crashed(Box::new(Crash { cause, vcpu, instruction })))
     }
 
