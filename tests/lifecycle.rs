@@ -380,7 +380,7 @@ on_both_engines! {
         let outcome = host.launch_with(&code, small().boot_protocol(BootProtocol::Linux64)).outcome().await;
         let Outcome::Crashed(crash) = &*outcome else { panic!("{outcome}") };
         assert_eq!(crash.cause, CrashCause::TripleFault);
-        assert_eq!(crash.vcpu.last_exits, ["read of port 0x64/1"]);
+        assert_eq!(crash.vcpu.last_exits[0], "read of port 0x64/1");
         assert_eq!(outcome.exit_status(), 134);
         let outcome = host.bundled("fault", &["triple"]).outcome().await;
         assert!(matches!(&*outcome, Outcome::Crashed(c) if c.cause == CrashCause::TripleFault), "{outcome}");
