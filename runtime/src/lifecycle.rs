@@ -361,3 +361,7 @@ fn kind(outcome: &Outcome) -> OutcomeKind {
         Outcome::Failed { .. } => OutcomeKind::Failed,
     }
 }
+
+#[cfg(test)]
+#[path = "lifecycle_test.rs"]
+mod tests;

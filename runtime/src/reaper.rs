@@ -110,3 +110,7 @@ fn close(corpse: Corpse, registry: &Registry) {
     drop(corpse.remains);
     registry.runtime().reaper_backlog.dec();
 }
+
+#[cfg(test)]
+#[path = "reaper_test.rs"]
+mod tests;

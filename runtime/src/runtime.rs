@@ -115,6 +115,12 @@ impl Runtime {
         Ok(())
     }
 
+    /// For tests that look inside.
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     /// Opens and checks the image that `image` names, once for many VMs (see [`Resources::image`]).
     pub fn open_image(&self, image: &ImageRef) -> Result<Image> {
         self.inner.open_image(image)
