@@ -226,7 +226,8 @@ impl<T: KickTarget, E> Control<T, E> {
     }
 }
 
-#[cfg(all(test, not(ringlet_loom)))]
+#[cfg(test)]
+#[cfg(not(ringlet_loom))]
 #[path = "control_test.rs"]
 mod tests;
 
