@@ -3,11 +3,13 @@
 //! The contract, in order:
 //! 1. A VM is *created* with its vCPUs parked; nothing of the guest runs before `start`.
 //! 2. `pause` is true when every vCPU is at rest (paused, waiting for the shard, or finished).
-//! 3. The first vCPU that ends the machine decides the outcome; the host's stop and the time limit decide it
-//!    only if no vCPU has. Later causes are ignored.
+//! 3. The first vCPU that is seen to have ended the machine decides the outcome (of several at once, the one with the
+//!    lowest number); the host's stop and the time limit decide it only if no vCPU has. Later causes are ignored.
 //! 4. Once the outcome is decided, every vCPU is asked to stop; nothing restarts one.
 //! 5. When all vCPUs have finished, the serial output is drained, then the outcome is published, and only then
 //!    are descriptors handed to the reaper. Whoever waits for a VM never waits for its closing.
+//!
+//! What of this the task can see is asserted where it happens, in builds with debug assertions.
 //!
 //! A shard never blocks on a vCPU: the task awaits changes of status and commands, nothing else.
 
@@ -82,6 +84,7 @@ impl Life {
     fn publish(&self, state: VmState) {
         let before = self.status.state.send_replace(state);
         if before != state {
+            debug_assert!(may_follow(before, state), "a VM that is {before:?} cannot become {state:?}");
             let gauges = &self.registry.runtime().vms;
             gauges.inc(state);
             gauges.dec(before);
@@ -306,6 +309,9 @@ impl VmTask {
 
     /// Publishes the outcome, then hands over what is left. Nothing that closes a VM is dropped here.
     fn end(self, outcome: Outcome) {
+        let finished = |vcpu: &Arc<VcpuControl>| vcpu.status() == Status::Finished;
+        debug_assert!(self.life.controls.iter().all(finished), "a vCPU outlives its VM's outcome");
+        debug_assert!(self.life.status.outcome.borrow().is_none(), "a VM ends twice");
         let Self { life, machine, reaper, corpse, .. } = self;
         life.end(outcome);
         drop((life, machine));
