@@ -357,6 +357,16 @@ fn refuse(reply: Reply, operation: &'static str, phase: Phase) -> Phase {
     phase
 }
 
+/// The states that a VM passes through, in the order of the contract.
+fn may_follow(before: VmState, after: VmState) -> bool {
+    match before {
+        VmState::Created => true,
+        VmState::Running => matches!(after, VmState::Paused | VmState::Stopping),
+        VmState::Paused => matches!(after, VmState::Running | VmState::Stopping),
+        VmState::Stopping => false,
+    }
+}
+
 fn kind(outcome: &Outcome) -> OutcomeKind {
     match outcome {
         Outcome::Exited { .. } => OutcomeKind::Exited,
