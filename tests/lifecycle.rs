@@ -424,7 +424,7 @@ on_both_engines! {
         }
         assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
         assert!(guest.printed().contains("on 4 cpus"), "{}", guest.printed());
-        assert!(pauses > 1, "only {pauses} pauses");
+        assert!(pauses > 0, "it ended before it could be paused");
     }
 
     async fn a_time_limit_tells_where_each_vcpu_was(host: Host) {
