@@ -6,7 +6,7 @@
 use ringlet::Image;
 
 /// Where the code is loaded and entered.
-const START: u32 = 0x10_0000;
+pub(crate) const START: u32 = 0x10_0000;
 
 const COM1: u16 = 0x3F8;
 const COM1_LINE_STATUS: u16 = 0x3FD;
@@ -49,6 +49,30 @@ impl Code {
     /// Reads a byte from a port.
     pub(crate) fn inb(self, port: u16) -> Self {
         self.port(port).raw(&[0xEC])
+    }
+
+    /// Reads `width` bytes (1, 2 or 4) from a port into EAX, whose other bytes are 0.
+    pub(crate) fn read_port(self, port: u16, width: u8) -> Self {
+        let code = self.word(0xB8, 0).port(port);
+        match width {
+            1 => code.raw(&[0xEC]),
+            2 => code.raw(&[0x66, 0xED]),
+            _ => code.raw(&[0xED]),
+        }
+    }
+
+    /// Transfers `count` elements between a port and memory with one string instruction: INSB 0x6C, INSD 0x6D, OUTSB
+    /// 0x6E, OUTSD 0x6F.
+    pub(crate) fn string(self, port: u16, memory: u32, count: u32, instruction: u8) -> Self {
+        // mov esi, memory; mov edi, memory; mov ecx, count; rep …
+        self.port(port).word(0xBE, memory).word(0xBF, memory).word(0xB9, count).raw(&[0xF3, instruction])
+    }
+
+    /// Ends with code `otherwise` unless EAX is `value`.
+    pub(crate) fn expect(self, value: u32, otherwise: u32) -> Self {
+        let end = Self::new().exit(otherwise);
+        let over = u8::try_from(end.0.len()).unwrap();
+        self.word(0x3D, value).raw(&[0x74, over]).raw(&end.0)
     }
 
     /// Writes 32 bits to a physical address.
@@ -135,6 +159,10 @@ impl Code {
     /// Goes on at a physical address.
     pub(crate) fn jump(self, address: u32) -> Self {
         self.word(0xB8, address).raw(&[0xFF, 0xE0])
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// An image with both entries, which PVH is chosen from by default.

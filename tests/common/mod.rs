@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringlet::{
-    Console, ConsoleBuffer, EngineChoice, Outcome, Resources, Runtime, RuntimeOptions, Vm, VmConfig,
+    Console, ConsoleBuffer, EngineChoice, EngineKind, Outcome, Resources, Runtime, RuntimeOptions, Vm,
+    VmConfig,
 };
 
 use guest::Code;
@@ -39,20 +40,34 @@ macro_rules! on_both_engines {
 }
 pub(crate) use on_both_engines;
 
-/// Runs a test with a runtime of its own on `engine`, and checks that it leaves no VM behind.
+/// Runs a test with a runtime of its own on `engine`.
 pub(crate) fn on(engine: EngineChoice, test: impl AsyncFnOnce(Host)) {
-    block_on(test(Host::new(engine)));
+    // A test may take longer than a step of it.
+    block_on_for(DEADLINE * 5, test(Host::new(engine)));
 }
 
 /// Runs a future to its end, or panics after [`DEADLINE`].
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    block_on_for(DEADLINE, future)
+}
+
+fn block_on_for<T>(deadline: Duration, future: impl Future<Output = T>) -> T {
     let executor = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    executor.block_on(within(future))
+    executor.block_on(async { tokio::time::timeout(deadline, future).await.expect("it hangs") })
 }
 
 /// Awaits `future`, or panics after [`DEADLINE`].
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.expect("it hangs")
+}
+
+/// How many rounds of a long test to run: `usual`, or a part of them where `RINGLET_TEST_DIVISOR` says so (on an
+/// emulated machine a round takes a hundred times as long).
+pub(crate) fn rounds(usual: u64) -> u64 {
+    let divisor = std::env::var("RINGLET_TEST_DIVISOR").map_or(1, |text| text.parse().unwrap());
+    let rounds = usual.div_ceil(divisor);
+    println!("{rounds} rounds of {usual}");
+    rounds
 }
 
 /// Waits for something that tells nobody when it happens, or panics after [`DEADLINE`].
@@ -74,6 +89,10 @@ impl Host {
     pub(crate) fn new(engine: EngineChoice) -> Self {
         let options = RuntimeOptions { engine, shards: NonZero::new(1) };
         Self { runtime: Runtime::new(options).unwrap() }
+    }
+
+    pub(crate) fn is_epoll(&self) -> bool {
+        self.runtime.engine().kind == EngineKind::Epoll
     }
 
     /// Launches a hand-made guest; its output is kept.
@@ -135,6 +154,11 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn printed(&self) -> String {
         String::from_utf8_lossy(&self.console.contents()).into_owned()
+    }
+
+    /// How many mistakes of one kind the guest has made.
+    pub(crate) fn errors(&self, kind: ringlet_metrics::GuestErrorKind) -> u64 {
+        self.vm.metrics().guest_errors.get(kind)
     }
 
     pub(crate) async fn outcome(&self) -> Arc<Outcome> {
