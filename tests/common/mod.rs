@@ -91,6 +91,11 @@ impl Host {
         Self { runtime: Runtime::new(options).unwrap() }
     }
 
+    /// VMs that have ended and are not closed yet.
+    pub(crate) fn backlog(&self) -> i64 {
+        self.runtime.registry().runtime().reaper_backlog.get()
+    }
+
     pub(crate) fn is_epoll(&self) -> bool {
         self.runtime.engine().kind == EngineKind::Epoll
     }
