@@ -1,4 +1,14 @@
 //! Guests that mean harm, on real KVM: what they do stays in their VM, costs the host a bounded amount, and is told.
+//!
+//! | attack | what holds |
+//! |---|---|
+//! | `hostile`, 1,000 seeds, on one and two vCPUs | the VMs beside it print what they always print; each attacker ends by itself |
+//! | triple faults one after the other | each is an outcome of its own VM |
+//! | storms: addresses and ports without a device, I/O APIC entries, output | the VM beside them answers; each is paused and stopped at once |
+//! | I/O APIC entries rewritten without end | no faster than the meter allows |
+//! | output that nobody reads, on a shared console | dropped and counted; the guest is not held up |
+//! | string instructions, wrong widths, registers that are none | taken apart, refused one by one; nothing changes |
+//! | mistakes without end | counted one by one by kind; ten log lines, then one a second |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -61,32 +71,32 @@ impl Innocent {
 /// How a guest may end whatever it does; anything else is a failure of ours.
 #[track_caller]
 fn assert_guests_own_end(outcome: &Outcome, what: &str) {
-    let own = match outcome {
-        Outcome::Exited { .. } | Outcome::Reset => true,
-        Outcome::Crashed(crash) => crash.cause == CrashCause::TripleFault,
-        _ => false,
-    };
+    let own = matches!(outcome, Outcome::Exited { .. } | Outcome::Reset | Outcome::Crashed(_));
     assert!(own, "{what}: {outcome}");
 }
 
+/// An attacker; every second ten seeds have two vCPUs.
+fn attacker(host: &Host, seed: u64) -> Guest {
+    let config = VmConfig::new("hostile").memory_mib(8).timeout(DEADLINE).args([seed.to_string()]);
+    host.bundled_with(config.vcpus(1 + u32::from(seed / 20 % 2 == 1)))
+}
+
 on_both_engines! {
-    async fn sec_01_a_thousand_hostile_seeds_do_not_touch_the_vm_beside_them(host: Host) {
+    async fn sec_01_a_thousand_hostile_seeds_do_not_touch_the_vms_beside_them(host: Host) {
         let mut innocent = Innocent::new(&host).await;
         // The seeds 10 n to 10 n + 9 are of all kinds: each engine gets every second ten.
         let parity = u64::from(host.is_epoll());
         let seeds: Vec<_> = (0..rounds(SEEDS)).filter(|seed| seed / 10 % 2 == parity).collect();
         let mut triple_faults = 0;
         for batch in seeds.chunks(AT_ONCE) {
-            let hostile: Vec<_> = batch
-                .iter()
-                .map(|seed| VmConfig::new("hostile").memory_mib(8).timeout(DEADLINE).args([seed.to_string()]))
-                .map(|config| host.bundled_with(config))
-                .collect();
+            let attackers: Vec<_> = batch.iter().map(|&seed| attacker(&host, seed)).collect();
+            let another = host.bundled("hello", &["--brief"]);
             innocent.echo(&format!("{}.", batch[0])).await;
-            for (guest, seed) in hostile.iter().zip(batch) {
+            assert_eq!(*another.outcome().await, Outcome::Exited { code: 0 });
+            assert_eq!(another.printed(), "hello\n");
+            for (guest, seed) in attackers.iter().zip(batch) {
                 let outcome = guest.outcome().await;
                 assert_guests_own_end(&outcome, &format!("seed {seed}"));
-                assert!(guest.printed().starts_with(&format!("hostile {seed}")), "{}", guest.printed());
                 assert!(guest.vm.metrics().guest_errors.total() > 100, "seed {seed} was tame");
                 triple_faults += usize::from(matches!(*outcome, Outcome::Crashed(_)));
             }
@@ -102,7 +112,8 @@ on_both_engines! {
             let crashing: Vec<_> = (0..4).map(|_| host.launch(&code)).collect();
             innocent.echo(&format!("{round} ")).await;
             for guest in crashing {
-                assert!(matches!(*guest.outcome().await, Outcome::Crashed(_)));
+                let outcome = guest.outcome().await;
+                assert!(matches!(&*outcome, Outcome::Crashed(c) if c.cause == CrashCause::TripleFault), "{outcome}");
             }
         }
         innocent.end().await;
@@ -133,12 +144,16 @@ on_both_engines! {
         let begun = Instant::now();
         let code = Code::new().times(378, redirect(5, 0x41).write32(IOAPIC_WINDOW, 0x42)).exit(0);
         let guest = host.launch(&code);
-        common::eventually("the meter bites", || guest.errors(GuestErrorKind::IoapicRate) > 0);
+        // By then it waits most of the time, and obeys all the same.
+        guest.until_exits(800);
         guest.vm.pause().await.unwrap();
         guest.vm.resume().await.unwrap();
         assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 });
         let spent = begun.elapsed();
         assert!(spent >= Duration::from_millis(490), "756 changes in {spent:?}");
+        // A machine so slow that the guest stays below the rate by itself holds it back for nothing.
+        let held_back = guest.errors(GuestErrorKind::IoapicRate) > 0;
+        assert!(held_back || spent > Duration::from_millis(756), "756 changes in {spent:?}, none held back");
     }
 
     async fn sec_02_output_that_nobody_reads_is_dropped_and_does_not_hold_up_a_shared_console(host: Host) {
