@@ -51,6 +51,16 @@ fn refused(result: Result<()>, operation: &str, because: &str) {
     }
 }
 
+/// Returns how often the VM could be paused.
+async fn pause_and_resume_until_it_ends(vm: &Vm) -> u32 {
+    let mut pauses = 0;
+    while vm.pause().await.is_ok() {
+        pauses += 1;
+        vm.resume().await.unwrap();
+    }
+    pauses
+}
+
 fn port_reads(vm: &Vm) -> u64 {
     vm.metrics().exits.get(ExitKind::PioRead)
 }
@@ -178,15 +188,13 @@ on_both_engines! {
     }
 
     async fn kicks_do_not_keep_a_computing_guest_from_its_result(host: Host) {
-        let guest = host.bundled("spin", &["200"]);
-        let mut pauses = 0_u32;
-        while guest.vm.pause().await.is_ok() {
-            pauses += 1;
-            guest.vm.resume().await.unwrap();
+        let mut pauses = 0;
+        while pauses < 10 {
+            let guest = host.bundled("spin", &["50"]);
+            pauses += pause_and_resume_until_it_ends(&guest.vm).await;
+            assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 });
+            assert!(guest.printed().contains("50 million iterations"), "{}", guest.printed());
         }
-        assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 });
-        assert!(guest.printed().contains("200 million iterations"), "{}", guest.printed());
-        assert!(pauses > 3, "only {pauses} pauses");
     }
 
     async fn kicks_of_a_halted_guest_leave_it_halted(host: Host) {
@@ -270,7 +278,7 @@ on_both_engines! {
     }
 
     async fn what_a_guest_printed_last_arrives_however_late_the_reader(host: Host) {
-        const BYTES: usize = 20_000;
+        const BYTES: usize = 6_000;
         let (vm, pipe) = host.launch_piped(&Code::new().print_pattern(BYTES as u32).exit(3), small());
         common::eventually("the guest ends", || vm.state() == VmState::Stopping);
         assert!(tokio::time::timeout(Duration::from_millis(50), vm.wait()).await.is_err());
@@ -282,15 +290,15 @@ on_both_engines! {
     }
 
     async fn a_stop_while_the_last_output_waits_does_not_change_the_outcome(host: Host) {
-        let (vm, _unread) = host.launch_piped(&Code::new().print_pattern(20_000).exit(3), small());
+        let (vm, _unread) = host.launch_piped(&Code::new().print_pattern(6_000).exit(3), small());
         common::eventually("the guest ends", || vm.state() == VmState::Stopping);
         assert_eq!(*within(vm.stop()).await, Outcome::Exited { code: 3 });
         assert!(vm.metrics().serial_dropped_bytes.get() > 0);
     }
 
     async fn a_time_limit_while_the_last_output_waits_ends_the_wait_with_the_guests_outcome(host: Host) {
-        let config = small().timeout(Duration::from_secs(4));
-        let (vm, _unread) = host.launch_piped(&Code::new().print_pattern(20_000).exit(3), config);
+        let config = small().timeout(Duration::from_secs(3));
+        let (vm, _unread) = host.launch_piped(&Code::new().print_pattern(6_000).exit(3), config);
         assert_eq!(*within(vm.wait()).await, Outcome::Exited { code: 3 });
         assert!(vm.metrics().serial_dropped_bytes.get() > 0);
     }
@@ -358,9 +366,9 @@ on_both_engines! {
 
     async fn a_time_limit_runs_from_the_start_and_not_from_the_creation(host: Host) {
         let (resources, _console) = common::buffered(&walk(1));
-        let limit = Duration::from_millis(300);
+        let limit = Duration::from_secs(1);
         let vm = host.runtime.create(&small().timeout(limit), resources).unwrap();
-        let until = tokio::time::timeout(2 * limit, vm.wait()).await;
+        let until = tokio::time::timeout(limit * 3 / 2, vm.wait()).await;
         assert!(until.is_err(), "a VM that is not started has ended: {until:?}");
         vm.start().await.unwrap();
         assert_eq!(*within(vm.wait()).await, Outcome::Exited { code: 7 });
@@ -416,15 +424,13 @@ on_both_engines! {
     async fn several_vcpus_pause_and_resume_together(host: Host) {
         let undisturbed = host.bundled_with(VmConfig::new("smp").memory_mib(16).vcpus(4));
         assert_eq!(*undisturbed.outcome().await, Outcome::Exited { code: 0 }, "{}", undisturbed.printed());
-        let guest = host.bundled_with(VmConfig::new("smp").memory_mib(16).vcpus(4));
         let mut pauses = 0;
-        while guest.vm.pause().await.is_ok() {
-            pauses += 1;
-            guest.vm.resume().await.unwrap();
+        while pauses < 5 {
+            let guest = host.bundled_with(VmConfig::new("smp").memory_mib(16).vcpus(4));
+            pauses += pause_and_resume_until_it_ends(&guest.vm).await;
+            assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
+            assert!(guest.printed().contains("on 4 cpus"), "{}", guest.printed());
         }
-        assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
-        assert!(guest.printed().contains("on 4 cpus"), "{}", guest.printed());
-        assert!(pauses > 0, "it ended before it could be paused");
     }
 
     async fn a_time_limit_tells_where_each_vcpu_was(host: Host) {
