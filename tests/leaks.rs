@@ -12,7 +12,7 @@ use ringlet::{EngineChoice, ImageRef, Outcome, Resources, VmConfig, VmState};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Memory in KiB that a thousand VMs may leave behind: what allocators and the standard library keep.
-const SLACK_KIB: u64 = 2048;
+const SLACK_KIB: u64 = 4096;
 
 /// What is counted belongs to the process, so only one test at a time may run VMs.
 fn alone() -> MutexGuard<'static, ()> {
@@ -233,7 +233,6 @@ fn guest_memory_is_given_back_when_its_vm_ends() {
     for _ in 0..rounds(5) {
         alloc();
     }
-    settle(&host);
-    let grown = resident_kib().saturating_sub(memory);
-    assert!(grown < 16 << 10, "{grown} KiB more than the {memory} KiB before");
+    // Each of them had 64 MiB.
+    eventually("guest memory is back", || resident_kib() < memory + (16 << 10));
 }

@@ -25,7 +25,7 @@ mod common;
 use std::time::Duration;
 
 use common::guest::{Code, pattern};
-use common::{Host, block_on, on_both_engines, small, until_exits, until_output_is_full, within};
+use common::{Host, block_on, on_both_engines, rounds, small, until_exits, until_output_is_full, within};
 use ringlet::{BootProtocol, CrashCause, Error, Outcome, Resources, Result, Vm, VmConfig, VmState};
 use ringlet_metrics::{ExitKind, OutcomeKind};
 
@@ -88,7 +88,7 @@ on_both_engines! {
 
     async fn a_created_vm_that_is_dropped_or_stopped_never_runs(host: Host) {
         let code = Code::new().print("ran").exit(5);
-        for _ in 0..20 {
+        for _ in 0..rounds(20) {
             let guest = host.create(&code);
             drop(guest.vm);
             let stopped = host.create(&code);
@@ -97,7 +97,7 @@ on_both_engines! {
         }
         let registry = host.runtime.registry().clone();
         drop(host);
-        assert_eq!(registry.runtime().ended.get(OutcomeKind::Stopped), 40);
+        assert_eq!(registry.runtime().ended.get(OutcomeKind::Stopped), 2 * rounds(20));
         assert!(VmState::ALL.iter().all(|&state| registry.runtime().vms.get(state) == 0));
     }
 
@@ -113,7 +113,7 @@ on_both_engines! {
     }
 
     async fn stop_at_any_exit_of_the_boot_ends_the_vm(host: Host) {
-        for exits in 0..60 {
+        for exits in 0..rounds(60) {
             let guest = host.bundled("spin", &[]);
             until_exits(&guest.vm, exits % 6);
             assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped, "at exit {exits}");
@@ -121,13 +121,13 @@ on_both_engines! {
     }
 
     async fn drop_at_any_exit_of_the_boot_ends_the_vm(host: Host) {
-        for exits in 0..60 {
+        for exits in 0..rounds(60) {
             let guest = host.bundled("spin", &[]);
             until_exits(&guest.vm, exits % 6);
         }
         let registry = host.runtime.registry().clone();
         drop(host);
-        assert_eq!(registry.runtime().ended.get(OutcomeKind::Stopped), 60);
+        assert_eq!(registry.runtime().ended.get(OutcomeKind::Stopped), rounds(60));
         assert!(VmState::ALL.iter().all(|&state| registry.runtime().vms.get(state) == 0));
     }
 
@@ -136,7 +136,7 @@ on_both_engines! {
         assert_eq!(*undisturbed.outcome().await, Outcome::Exited { code: 0 });
         let total = undisturbed.vm.metrics().exits.total();
         assert!(undisturbed.printed().contains("primes below 10000: 1229"));
-        for exits in (0..total).step_by(1 + total as usize / 40) {
+        for exits in (0..total).step_by(1 + (total / rounds(40)) as usize) {
             let guest = host.bundled("hello", &["a"]);
             until_exits(&guest.vm, exits);
             if guest.vm.pause().await.is_ok() {
@@ -148,7 +148,7 @@ on_both_engines! {
     }
 
     async fn a_pause_that_races_the_exit_never_changes_the_outcome(host: Host) {
-        for exits in 0..120 {
+        for exits in 0..rounds(120) {
             let guest = host.launch(&walk(20));
             until_exits(&guest.vm, exits % 21);
             match guest.vm.pause().await {
@@ -163,7 +163,7 @@ on_both_engines! {
     }
 
     async fn a_stop_that_races_the_exit_ends_in_one_of_the_two_ways(host: Host) {
-        for exits in 0..120 {
+        for exits in 0..rounds(120) {
             let guest = host.launch(&walk(20));
             until_exits(&guest.vm, exits % 21);
             let outcome = within(guest.vm.stop()).await;
@@ -173,7 +173,7 @@ on_both_engines! {
 
     async fn kicks_of_a_spinning_guest_are_never_lost_and_it_goes_on(host: Host) {
         let guest = host.launch(&spin());
-        for _ in 0..1_000 {
+        for _ in 0..rounds(1_000) {
             guest.vm.pause().await.unwrap();
             assert_eq!(guest.vm.state(), VmState::Paused);
             let exits = port_reads(&guest.vm);
@@ -200,7 +200,7 @@ on_both_engines! {
     async fn kicks_of_a_halted_guest_leave_it_halted(host: Host) {
         let guest = host.launch(&Code::new().print("!").halt());
         guest.until_printed("!");
-        for _ in 0..1_000 {
+        for _ in 0..rounds(1_000) {
             guest.vm.pause().await.unwrap();
             guest.vm.resume().await.unwrap();
         }
@@ -228,7 +228,7 @@ on_both_engines! {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| block_on(async {
-                    for _ in 0..100 {
+                    for _ in 0..rounds(100) {
                         let refused = [vm.pause().await, vm.resume().await].into_iter().filter_map(Result::err);
                         refused.for_each(|error| assert!(matches!(error, Error::State { .. }), "{error}"));
                     }
@@ -320,7 +320,7 @@ on_both_engines! {
     }
 
     async fn a_pause_that_a_stop_overtakes_is_answered(host: Host) {
-        for _ in 0..50 {
+        for _ in 0..rounds(50) {
             let guest = host.launch(&spin());
             let (paused, outcome) = within(async { tokio::join!(guest.vm.pause(), guest.vm.stop()) }).await;
             assert!(paused.is_ok() || matches!(paused, Err(Error::State { .. })), "{paused:?}");
