@@ -313,9 +313,10 @@ impl VmTask {
         debug_assert!(self.life.controls.iter().all(finished), "a vCPU outlives its VM's outcome");
         debug_assert!(self.life.status.outcome.borrow().is_none(), "a VM ends twice");
         let Self { life, machine, reaper, corpse, .. } = self;
+        let place = reaper.reserve();
         life.end(outcome);
         drop((life, machine));
-        reaper.reap(corpse);
+        place.reap(corpse);
     }
 
     /// Undoes the making of a VM that found no shard.

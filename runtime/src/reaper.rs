@@ -35,14 +35,30 @@ impl Reaper {
         Self { registry, thread: Mutex::new(None) }
     }
 
+    /// Counts one more VM to close: before its end is told, so that no VM has ended and is neither closed nor counted.
+    pub(crate) fn reserve(&self) -> Place<'_> {
+        self.registry.runtime().reaper_backlog.inc();
+        Place(self)
+    }
+
+    /// Hands over what is left of a VM; see [`Place::reap`].
+    pub(crate) fn reap(&self, corpse: Corpse) {
+        self.reserve().reap(corpse);
+    }
+}
+
+/// A place in the backlog.
+#[must_use = "a VM that is counted is to be closed"]
+pub(crate) struct Place<'a>(&'a Reaper);
+
+impl Place<'_> {
     /// Hands over what is left of a VM. Never waits, unless there is no thread to be had: then it closes the VM
     /// itself.
-    pub(crate) fn reap(&self, corpse: Corpse) {
-        self.registry.runtime().reaper_backlog.inc();
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn reap(self, corpse: Corpse) {
+        let Self(Reaper { registry, thread }) = self;
+        let mut thread = thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            *thread =
-                spawn(self.registry.clone()).inspect_err(|error| tracing::error!(%error, "no reaper")).ok();
+            *thread = spawn(registry.clone()).inspect_err(|error| tracing::error!(%error, "no reaper")).ok();
         }
         let refused = match thread.as_ref() {
             Some((corpses, _)) => corpses.send(corpse).err().map(|refused| refused.0),
@@ -50,7 +66,7 @@ impl Reaper {
         };
         drop(thread);
         if let Some(corpse) = refused {
-            close(corpse, &self.registry);
+            close(corpse, registry);
         }
     }
 }

@@ -116,3 +116,15 @@ fn a_reaper_that_never_reaped_has_no_thread_to_end() {
     let reaper = Reaper::new(Registry::new());
     assert!(reaper.thread.lock().unwrap().is_none());
 }
+
+#[test]
+fn a_vm_counts_as_backlog_before_its_end_is_told() {
+    let yard = Yard::new();
+    let place = yard.reaper.reserve();
+    assert_eq!(yard.backlog(), 1);
+    place.reap(yard.corpse(1, None));
+    assert_eq!(yard.next().0, 1);
+    let Yard { registry, reaper, .. } = yard;
+    drop(reaper);
+    assert_eq!(registry.runtime().reaper_backlog.get(), 0);
+}
