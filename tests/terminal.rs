@@ -17,7 +17,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
 /// What puts a screen in order, whatever a guest did to it.
-const RESET: &str = "\x1b[0m\x1b[?25h\x1b[?1049l\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b(B\x0f";
+const RESET: &str = "\x1b[0m\x1b[?25h\x1b[?1047l\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b(B\x0f";
 
 /// A pseudo-terminal: a screen that remembers everything, and a keyboard.
 struct Terminal {

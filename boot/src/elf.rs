@@ -176,7 +176,7 @@ fn check_identity(image: &[u8], machine: u16, kind: u16) -> Result<(), Problem> 
         ET_DYN => Err(problem(
             "e_type",
             "3 (ET_DYN, position-independent)",
-            "an image must be linked for a fixed address (ET_EXEC, 2): link it with -static -no-pie",
+            "an image must be linked for a fixed address (ET_EXEC, 2), and be a kernel: a Linux program is no guest",
         )),
         _ => Err(problem("e_type", kind, format!("it must be an executable image (ET_EXEC, {ET_EXEC})"))),
     }

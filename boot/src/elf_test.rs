@@ -81,7 +81,7 @@ rejections! {
     sec_07_elf_version: [(ehdr::VERSION, [0])] => "EI_VERSION is 0; only this version of ELF (1) can be booted";
     sec_07_machine: [(ehdr::MACHINE, [40, 0])] => "e_machine is 40; only x86-64 images (62) can be booted";
     sec_07_position_independent: [(ehdr::TYPE, [3])] =>
-        "e_type is 3 (ET_DYN, position-independent); an image must be linked for a fixed address (ET_EXEC, 2): link it with -static -no-pie";
+        "e_type is 3 (ET_DYN, position-independent); an image must be linked for a fixed address (ET_EXEC, 2), and be a kernel: a Linux program is no guest";
     sec_07_object_file: [(ehdr::TYPE, [1])] => "e_type is 1; it must be an executable image (ET_EXEC, 2)";
     sec_07_program_header_size: [(ehdr::PHENTSIZE, [32, 0])] => "e_phentsize is 32; it must be 56";
     sec_07_no_program_headers: [(ehdr::PHNUM, [0, 0])] => "e_phnum is 0; it must be between 1 and 64";

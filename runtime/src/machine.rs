@@ -28,10 +28,14 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// What a suberror of `KVM_EXIT_INTERNAL_ERROR` means here (KVM API, section 5).
-    pub(crate) fn describe_internal_error(&self, suberror: u32) -> String {
+    /// What a suberror of `KVM_EXIT_INTERNAL_ERROR` means here (KVM API, section 5), in `ring` and at an instruction
+    /// that is in RAM or not.
+    pub(crate) fn describe_internal_error(&self, suberror: u32, ring: u16, in_ram: bool) -> String {
         match (suberror, self.backend) {
-            (1, Backend::Pvm) => "the PVM backend of KVM cannot emulate this instruction in ring 0".into(),
+            (1, _) if !in_ram => "the guest runs code where there is no RAM".into(),
+            (1, Backend::Pvm) if ring == 0 => {
+                "the PVM backend of KVM cannot emulate this instruction in ring 0".into()
+            }
             (1, _) => "the KVM backend cannot emulate this instruction".into(),
             (2, _) => "simultaneous exceptions".into(),
             (3, _) => "an exit while delivering an event".into(),

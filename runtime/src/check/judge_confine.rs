@@ -133,9 +133,10 @@ fn identity(identity: Identity) -> Item {
     let item = Item::new("confine.user", "user");
     if identity.uid == 0 {
         let means = "a guest that broke out would own this host; Ringlet needs no root, only the group kvm";
-        return item
-            .verdict(Status::Warn, "root", means)
-            .remedy("sudo useradd --system --groups kvm ringlet && sudo -u ringlet ringlet …");
+        return item.verdict(Status::Warn, "root", means).remedy(
+            "sudo groupadd -f kvm && sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && \
+                 sudo useradd --system --groups kvm ringlet && sudo -u ringlet ringlet …",
+        );
     }
     item.verdict(
         Status::Ok,

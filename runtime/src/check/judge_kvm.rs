@@ -25,7 +25,10 @@ fn device(kvm: &Kvm, cpu: Cpu) -> Item {
         Ok(device) => item.verdict(Status::Fail, format!("API version {}", device.api_version), none),
         Err(OpenError::Denied) => {
             let item = item.verdict(Status::Fail, "we may not open it", none);
-            item.remedy("sudo usermod -aG kvm \"$(id -un)\" && newgrp kvm")
+            item.remedy(
+                "sudo groupadd -f kvm && sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && \
+                 sudo usermod -aG kvm \"$(id -un)\" && newgrp kvm",
+            )
         }
         Err(OpenError::Other(error)) => item.verdict(Status::Fail, error, none),
         Err(OpenError::Absent) => absent(item, cpu),

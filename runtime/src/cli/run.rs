@@ -19,11 +19,11 @@ pub(super) struct RunArgs {
     #[arg(value_hint = ValueHint::FilePath, required_unless_present = "config_file")]
     image: Option<String>,
 
-    /// Guest RAM, with a suffix: 64M, 2G
+    /// Guest RAM with a suffix, 4M to 1T [default: 128M]
     #[arg(long, short, value_parser = parse_memory)]
     memory: Option<u32>,
 
-    /// Number of vCPUs, 1 to 32
+    /// Number of vCPUs, 1 to 32 [default: 1]
     #[arg(long, short = 'c')]
     vcpus: Option<u32>,
 
@@ -89,10 +89,11 @@ const EXIT_STATUS: &str = "Exit status:
   0    the guest reset the machine
   124  the time limit passed
   125  Ringlet failed
-  130  stopped by Ctrl-A x or SIGINT
+  130  stopped by Ctrl-A x or SIGINT (Ctrl-C goes to a guest that has the terminal)
   131  stopped by SIGQUIT
-  134  the guest crashed
+  134  the guest crashed (--outcome tells it from a guest's own code)
   143  stopped by another signal
+
 With --count: the first of these, in the VMs' order, that is not 0.
 
 A second signal ends Ringlet at once, whatever VMs or output it still waits for.

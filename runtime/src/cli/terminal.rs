@@ -54,7 +54,7 @@ impl RawTerminal {
 
 /// Undoes what a guest may have done to the screen: attributes, cursor, alternate screen, mouse reports, bracketed
 /// paste, line-drawing characters.
-const RESET: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b(B\x0f";
+const RESET: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1047l\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b(B\x0f";
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {

@@ -261,7 +261,9 @@ impl Vcpu {
 
     fn internal_error(&mut self) -> Step {
         let (suberror, data) = sys::internal_error(self.fd.get_kvm_run());
-        let meaning = self.seat.machine.describe_internal_error(suberror);
+        let registers = registers(&self.fd).unwrap_or_default();
+        let in_ram = !self.instruction_at(registers.rip).is_empty();
+        let meaning = self.seat.machine.describe_internal_error(suberror, registers.cs & 3, in_ram);
         self.crash(ExitKind::InternalError, CrashCause::InternalError { suberror, meaning, data })
     }
 
