@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
-use ringlet::{BootProtocol, EngineChoice, HugePages, VmConfig};
+use ringlet::{BootProtocol, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, VmConfig};
 use ringlet_metrics::Endpoint;
 
 use super::CliResult;
@@ -24,7 +24,7 @@ pub(super) struct RunArgs {
     memory: Option<u32>,
 
     /// Number of vCPUs, 1 to 32 [default: 1]
-    #[arg(long, short = 'c')]
+    #[arg(long, short = 'c', value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     vcpus: Option<u32>,
 
     /// The kernel's command line
@@ -154,11 +154,15 @@ fn parse_memory(text: &str) -> Result<u32, String> {
     if bytes % (1 << 20) != 0 {
         return Err("is not a multiple of 1M".into());
     }
-    u32::try_from(bytes >> 20).map_err(|_| "is too large".into())
+    match u32::try_from(bytes >> 20) {
+        Ok(mib @ MIN_MEMORY_MIB..=MAX_MEMORY_MIB) => Ok(mib),
+        Ok(_) | Err(_) => Err("a VM has 4M to 1T".into()),
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write 500ms, 10s or 2m"))
+    let limit = humantime::parse_duration(text).map_err(|e| format!("{e}; write 500ms, 10s or 2m"))?;
+    if limit < Duration::from_millis(1) { Err("must be at least 1ms".into()) } else { Ok(limit) }
 }
 
 impl RunArgs {

@@ -13,6 +13,8 @@ fn memory_needs_a_suffix_and_whole_mebibytes() {
         ("1K", "multiple of 1M"),
         ("99999999999999999999G", "not a number"),
         ("9999999999T", "too large"),
+        ("2T", "4M to 1T"),
+        ("1M", "4M to 1T"),
         ("-1M", "not a number"),
     ] {
         let error = parse_memory(text).unwrap_err();
