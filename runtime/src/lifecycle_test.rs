@@ -4,7 +4,10 @@
 use std::io::{Read, Write};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use ringlet_devices::SerialOutput;
@@ -13,6 +16,7 @@ use ringlet_metrics::{OutcomeKind, VmState};
 
 use crate::assembly::{Resources, VmParts, assemble};
 use crate::config::VmConfig;
+use crate::error::Result;
 use crate::machine::Machine;
 use crate::outcome::{Outcome, VcpuReport};
 use crate::runtime::{Runtime, RuntimeOptions};
@@ -20,7 +24,7 @@ use crate::serial::Console;
 use crate::service::VmService;
 use crate::vcpu::control::Status;
 use crate::vcpu::{VcpuControl, VcpuEnd};
-use crate::vm::Vm;
+use crate::vm::{Vm, VmStatus};
 
 /// A deadline that only a hanging test meets.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -286,5 +290,39 @@ fn a_pause_waits_for_the_slowest_vcpu() {
             bell.notify_one();
             assert_eq!(*vm.wait().await, Outcome::Stopped);
         });
+    });
+}
+
+/// Notes the state of a VM at the very moment at which an answer wakes whoever waits for it.
+struct Probe {
+    status: Arc<VmStatus>,
+    seen: Sender<VmState>,
+}
+
+impl Wake for Probe {
+    fn wake(self: Arc<Self>) {
+        let _ = self.seen.send(*self.status.state.borrow());
+    }
+}
+
+#[test]
+fn whoever_hears_an_answer_finds_the_vm_in_that_state() {
+    on_both_engines(|host| {
+        let (vm, parts) = host.create(&VmConfig::new("spin").memory_mib(16), Console::Discard);
+        let (seen, states) = channel();
+        let waker = Waker::from(Arc::new(Probe { status: Arc::clone(&parts.task.life.status), seen }));
+        let state_at_answer = |command: Pin<&mut dyn Future<Output = Result<()>>>, send: &mut dyn FnMut()| {
+            let pending = command.poll(&mut Context::from_waker(&waker)).is_pending();
+            send();
+            if pending { states.recv_timeout(DEADLINE).expect("no answer") } else { vm.state() }
+        };
+        // The command is there before anybody answers it.
+        let mut parts = Some(parts);
+        let mut send = || assert!(parts.take().is_none_or(|parts| host.shard.send(parts).is_ok()));
+        assert_eq!(state_at_answer(pin!(vm.start()), &mut send), VmState::Running);
+        for _ in 0..20 {
+            assert_eq!(state_at_answer(pin!(vm.pause()), &mut || ()), VmState::Paused);
+            assert_eq!(state_at_answer(pin!(vm.resume()), &mut || ()), VmState::Running);
+        }
     });
 }
