@@ -56,7 +56,9 @@ fn the_exit_status_is_124_after_a_time_limit_and_the_report_says_where_the_guest
 fn the_exit_status_is_134_after_a_crash_and_the_report_says_what_and_where() {
     let finished = run(&["run", "fault", "--", "triple"]).expect(134);
     assert!(finished.stderr.contains("the guest crashed: triple fault at RIP 0x"), "{}", finished.stderr);
-    assert!(finished.stderr.contains("instruction bytes"), "{}", finished.stderr);
+    // On SVM, where the vCPU was is lost.
+    let known = finished.stderr.contains("instruction bytes");
+    assert!(known || finished.stderr.contains("shutdown, which reset the registers"), "{}", finished.stderr);
 }
 
 #[test]
