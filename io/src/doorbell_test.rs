@@ -51,6 +51,7 @@ fn a_cancelled_wait_loses_nothing(engine: EngineKind) {
         for number in 0..RINGS {
             sender.ring();
             if number % 8 == 0 {
+                // Varies the pace; the test is right at any.
                 thread::sleep(Duration::from_micros(20));
             }
         }

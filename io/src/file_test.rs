@@ -383,6 +383,7 @@ fn drop_reads(engine: EngineKind, open: fn(OwnedFd) -> RingFile, reader: OwnedFd
         for number in 0..2000u16 {
             writer.write_all(&number.to_le_bytes()).unwrap();
             if number % 7 == 0 {
+                // Varies the pace; the test is right at any.
                 thread::sleep(Duration::from_micros(30));
             }
         }

@@ -142,6 +142,7 @@ fn queue_delay_is_what_commands_and_tasks_waited(engine: EngineKind) {
     let (go, gate) = mpsc::channel::<()>();
     let first: Run = Box::new(move |_| {
         gate.recv().unwrap();
+        // The time that the others wait is what is measured.
         thread::sleep(blocked);
     });
     assert!(shard.send(first).is_ok());
@@ -170,6 +171,7 @@ fn polls_are_charged_to_the_shard_and_the_owner(engine: EngineKind) {
         let timer = cx.timer().clone();
         let task = cx.spawn(&owner, async move {
             for _ in 0..3 {
+                // The time that is charged.
                 thread::sleep(Duration::from_millis(5));
                 // Waiting is not charged.
                 timer.sleep(Duration::from_millis(20)).await;

@@ -76,6 +76,7 @@ pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !happened() {
         assert!(begun.elapsed() < DEADLINE, "never: {what}");
+        // Between two looks at what tells nobody when it happens.
         std::thread::sleep(Duration::from_millis(1));
     }
 }

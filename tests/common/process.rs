@@ -86,6 +86,7 @@ impl Running {
                 return status;
             }
             assert!(begun.elapsed() < DEADLINE, "the command hangs");
+            // Between two looks: a wait with a deadline is not to be had.
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
