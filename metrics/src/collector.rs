@@ -9,8 +9,10 @@ use std::sync::Arc;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::counter::HistogramSnapshot;
+use crate::counter::{Counter, HistogramSnapshot};
+use crate::device::DeviceMetrics;
 use crate::families::{ShardMetrics, VmMetrics};
+use crate::labels::{DeviceKind, RequestKind, RequestStatus};
 use crate::registry::State;
 
 const NANOS_PER_SECOND: f64 = 1e9;
@@ -110,8 +112,85 @@ const QUEUE_DELAY: Spec = spec(
 );
 const IO_ENGINE: Spec =
     spec("ringlet_io_engine_info", GAUGE, &["shard", "engine"], "I/O engine of an event loop; always 1.");
+const DEVICE_INFO: Spec = spec(
+    "ringlet_device_info",
+    GAUGE,
+    &["vm", "device", "kind"],
+    "What a device is, to be joined on the labels vm and device; always 1.",
+);
+const DEVICE_REQUESTS: Spec = spec(
+    "ringlet_device_requests_total",
+    COUNTER,
+    &["vm", "device", "kind", "status"],
+    "Requests that a device completed, by kind and status.",
+);
+const DEVICE_BYTES: Spec = spec(
+    "ringlet_device_bytes_total",
+    COUNTER,
+    &["vm", "device", "kind"],
+    "Bytes moved by the requests of a device, by kind.",
+);
+const DEVICE_LATENCY: Spec = spec(
+    "ringlet_device_request_seconds",
+    HISTOGRAM,
+    &["vm", "device", "kind"],
+    "Time from a request's leaving its queue to its completion, by kind.",
+);
+const DEVICE_IN_FLIGHT: Spec = spec(
+    "ringlet_device_in_flight_requests",
+    GAUGE,
+    DEVICE,
+    "Requests taken from a queue and not completed yet.",
+);
+const DEVICE_NOTIFICATIONS: Spec = spec(
+    "ringlet_device_notifications_total",
+    COUNTER,
+    DEVICE,
+    "Notifications by the driver that reached a queue.",
+);
+const DEVICE_STRAY: Spec = spec(
+    "ringlet_device_stray_notifications_total",
+    COUNTER,
+    DEVICE,
+    "Notifications for a queue that does not exist or is not ready.",
+);
+const DEVICE_INTERRUPTS: Spec =
+    spec("ringlet_device_interrupts_total", COUNTER, DEVICE, "Interrupts sent to the driver.");
+const DEVICE_SUPPRESSED: Spec = spec(
+    "ringlet_device_interrupts_suppressed_total",
+    COUNTER,
+    DEVICE,
+    "Interrupts that were due and that the driver had asked not to get.",
+);
+const DEVICE_BOUNCES: Spec = spec(
+    "ringlet_device_bounce_copies_total",
+    COUNTER,
+    DEVICE,
+    "Requests whose data was copied through a buffer of the host, because alignment forced it.",
+);
+const DEVICE_DROPPED: Spec = spec(
+    "ringlet_device_dropped_bytes_total",
+    COUNTER,
+    DEVICE,
+    "Console bytes lost because their reader was too slow.",
+);
+const DEVICE_RESETS: Spec = spec(
+    "ringlet_device_queue_resets_total",
+    COUNTER,
+    DEVICE,
+    "Queues stopped at the driver's request, by a reset of the queue or of the device.",
+);
+const DEVICE_BROKEN: Spec = spec(
+    "ringlet_device_broken_queues_total",
+    COUNTER,
+    DEVICE,
+    "Queues that stopped for good because of what the driver wrote into them.",
+);
 
-const ALL: [&Spec; 17] = [
+/// Labels of the families with one sample a device.
+const DEVICE: &[&str] = &["vm", "device"];
+
+const ALL: [&Spec; 30] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -129,6 +208,19 @@ const ALL: [&Spec; 17] = [
     &SHARD_BUSY,
     &QUEUE_DELAY,
     &IO_ENGINE,
+    &DEVICE_INFO,
+    &DEVICE_REQUESTS,
+    &DEVICE_BYTES,
+    &DEVICE_LATENCY,
+    &DEVICE_IN_FLIGHT,
+    &DEVICE_NOTIFICATIONS,
+    &DEVICE_STRAY,
+    &DEVICE_INTERRUPTS,
+    &DEVICE_SUPPRESSED,
+    &DEVICE_BOUNCES,
+    &DEVICE_DROPPED,
+    &DEVICE_RESETS,
+    &DEVICE_BROKEN,
 ];
 
 impl Families {
@@ -197,6 +289,65 @@ impl Families {
             each(&VM_BUSY, |spec, vm| vec![spec.sample(&[vm.id()], seconds(vm.shard_busy_nanos.get()))]),
         ]
     }
+
+    fn devices(vms: &[Arc<VmMetrics>]) -> Vec<MetricFamily> {
+        let devices: Vec<_> = (vms.iter())
+            .flat_map(|vm| vm.live_devices().into_iter().map(move |device| (vm.id(), device)))
+            .collect();
+        let each = |spec: &Spec, samples: fn(&Spec, &str, &DeviceMetrics) -> Vec<Metric>| {
+            spec.family(devices.iter().flat_map(|(vm, device)| samples(spec, vm, device)).collect())
+        };
+        vec![
+            each(&DEVICE_INFO, |spec, vm, device| {
+                vec![spec.sample(&[vm, device.id(), device.kind().as_str()], 1.0)]
+            }),
+            each(&DEVICE_REQUESTS, device_requests),
+            each(&DEVICE_BYTES, |spec, vm, device| {
+                let moved = device.kinds().filter(|kind| kind.moves_data());
+                spec.by_label(
+                    &[vm, device.id()],
+                    moved.map(|kind| (kind.as_str(), device.bytes(kind) as f64)),
+                )
+            }),
+            each(&DEVICE_LATENCY, device_latency),
+            each(&DEVICE_IN_FLIGHT, |spec, vm, device| {
+                spec.of_device(vm, device, device.in_flight.get() as f64)
+            }),
+            each(&DEVICE_NOTIFICATIONS, |spec, vm, device| spec.count(vm, device, &device.notifications)),
+            each(&DEVICE_STRAY, |spec, vm, device| spec.count(vm, device, &device.stray_notifications)),
+            each(&DEVICE_INTERRUPTS, |spec, vm, device| spec.count(vm, device, &device.interrupts)),
+            each(&DEVICE_SUPPRESSED, |spec, vm, device| {
+                spec.count(vm, device, &device.interrupts_suppressed)
+            }),
+            each(&DEVICE_BOUNCES, |spec, vm, device| match device.kind() {
+                DeviceKind::Block => spec.count(vm, device, &device.bounce_copies),
+                _ => Vec::new(),
+            }),
+            each(&DEVICE_DROPPED, |spec, vm, device| match device.kind() {
+                DeviceKind::Console => spec.count(vm, device, &device.dropped_bytes),
+                _ => Vec::new(),
+            }),
+            each(&DEVICE_RESETS, |spec, vm, device| spec.count(vm, device, &device.queue_resets)),
+            each(&DEVICE_BROKEN, |spec, vm, device| spec.count(vm, device, &device.broken_queues)),
+        ]
+    }
+}
+
+fn device_requests(spec: &Spec, vm: &str, device: &DeviceMetrics) -> Vec<Metric> {
+    let of_kind = |kind: RequestKind| {
+        let counts = RequestStatus::ALL.iter().map(move |status| (*status, device.requests(kind, *status)));
+        spec.by_label(
+            &[vm, device.id(), kind.as_str()],
+            counts.map(|(status, n)| (status.as_str(), n as f64)),
+        )
+    };
+    device.kinds().flat_map(of_kind).collect()
+}
+
+fn device_latency(spec: &Spec, vm: &str, device: &DeviceMetrics) -> Vec<Metric> {
+    let timed = device.kinds().filter(|kind| kind.takes_time());
+    let times = timed.filter_map(|kind| Some((kind, device.latency(kind)?)));
+    times.map(|(kind, times)| spec.histogram(&[vm, device.id(), kind.as_str()], &times)).collect()
 }
 
 impl Collector for Families {
@@ -207,7 +358,9 @@ impl Collector for Families {
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = self.runtime();
         families.extend(Self::shards(&self.state.live_shards()));
-        families.extend(Self::vms(&self.state.live_vms()));
+        let vms = self.state.live_vms();
+        families.extend(Self::vms(&vms));
+        families.extend(Self::devices(&vms));
         families
     }
 }
@@ -243,6 +396,15 @@ impl Spec {
     /// One sample for each value of the family's last label; `first` are the labels before it.
     fn by_label<'a>(&self, first: &[&str], cells: impl Iterator<Item = (&'a str, f64)>) -> Vec<Metric> {
         cells.map(|(key, value)| self.sample(&[first, &[key]].concat(), value)).collect()
+    }
+
+    /// The sample of a family whose labels are [`DEVICE`].
+    fn of_device(&self, vm: &str, device: &DeviceMetrics, value: f64) -> Vec<Metric> {
+        vec![self.sample(&[vm, device.id()], value)]
+    }
+
+    fn count(&self, vm: &str, device: &DeviceMetrics, counter: &Counter) -> Vec<Metric> {
+        self.of_device(vm, device, counter.get() as f64)
     }
 
     fn histogram(&self, values: &[&str], snapshot: &HistogramSnapshot) -> Metric {

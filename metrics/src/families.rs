@@ -1,15 +1,17 @@
-//! The handles that the rest of Ringlet counts on: one for the process, one a shard, one a VM.
+//! The handles that the rest of Ringlet counts on: one for the process, one a shard, one a VM
+//! (that of a device is in `device.rs`).
 //!
 //! Owns: the numbers, and the identity (label values) of VMs and shards. Never: knows what a VM is, formats
-//! anything, or takes a lock on a hot path; the only lock guards the vCPU clocks, which are set when a vCPU
-//! thread starts or ends and read by a scrape.
+//! anything, or takes a lock on a hot path; locks guard the vCPU clocks, which are set when a vCPU thread starts
+//! or ends, and the list of devices, which is read by a scrape.
 
 use std::fmt;
-use std::sync::{Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::counter::{BOOT_BOUNDS, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, Histograms};
+use crate::device::DeviceMetrics;
 use crate::escape::label_value;
-use crate::labels::{BootPhase, ExitKind, GuestErrorKind, OutcomeKind, VmState};
+use crate::labels::{BootPhase, DeviceKind, ExitKind, GuestErrorKind, OutcomeKind, VmState};
 use crate::registry::{State, lock};
 
 /// Longest label value that is exposed, in bytes, escapes included. What is longer is cut and closed with a
@@ -70,6 +72,8 @@ pub struct VmMetrics {
     pub shard_busy_nanos: Counter,
     pub(crate) labels: VmLabels,
     clocks: Mutex<Vec<VcpuClock>>,
+    /// By order of registration.
+    devices: Mutex<Vec<Weak<DeviceMetrics>>>,
     _registration: Registration,
 }
 
@@ -104,6 +108,7 @@ impl VmMetrics {
             shard_busy_nanos: Counter::new(),
             labels: info.into(),
             clocks: Mutex::default(),
+            devices: Mutex::default(),
             _registration: Registration { state, number },
         }
     }
@@ -111,6 +116,33 @@ impl VmMetrics {
     /// The VM's identifier as it appears in the label `vm`.
     pub fn id(&self) -> &str {
         &self.labels.id
+    }
+
+    /// Makes the handle of a device. Its series live as long as the handle and this one do. `id` (`disk0`) is its
+    /// label `device`, escaped and bounded to [`MAX_LABEL_BYTES`]; if a live device has it already, the one
+    /// registered last is exposed.
+    pub fn register_device(&self, id: &str, kind: DeviceKind) -> Arc<DeviceMetrics> {
+        let device = Arc::new(DeviceMetrics::new(id, kind));
+        let mut devices = lock(&self.devices);
+        devices.retain(|device| device.strong_count() > 0);
+        devices.push(Arc::downgrade(&device));
+        device
+    }
+
+    /// Live devices by order of registration, one for each id.
+    pub(crate) fn live_devices(&self) -> Vec<Arc<DeviceMetrics>> {
+        let mut live: Vec<Arc<DeviceMetrics>> = Vec::new();
+        for device in lock(&self.devices).iter().filter_map(Weak::upgrade) {
+            live.retain(|other| other.id() != device.id());
+            live.push(device);
+        }
+        live
+    }
+
+    /// Devices on the list, alive or not.
+    #[cfg(test)]
+    pub(crate) fn device_count(&self) -> usize {
+        lock(&self.devices).len()
     }
 
     /// Says where vCPU `vcpu`'s CPU time is read: `source` returns the nanoseconds that its thread has run

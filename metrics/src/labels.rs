@@ -122,6 +122,22 @@ label_set! {
         IoapicRate => "ioapic_rate",
         /// Serial bytes lost because one side did not read in time.
         SerialOverrun => "serial_overrun",
+        /// Virtio: feature bits that were not offered, or not accepted as they must be.
+        BadFeatures => "bad_features",
+        /// Virtio: device status bits in an order that the specification forbids (virtio 1.2, section 3.1).
+        BadStatus => "bad_status",
+        /// Virtio: a queue enabled with a size or addresses that cannot be served, or changed while live.
+        BadQueueConfig => "bad_queue_config",
+        /// Virtio: an available ring with an impossible index or head; the queue is broken.
+        BadRing => "bad_ring",
+        /// Virtio: a malformed descriptor chain; the queue is broken.
+        BadChain => "bad_chain",
+        /// Virtio: a well-formed chain that holds a request which the device cannot make sense of.
+        BadRequest => "bad_request",
+        /// Virtio: a notification of a queue that does not exist or is not ready.
+        StrayNotify => "stray_notify",
+        /// Virtio: registers that cost the host work, written faster than the meter allows.
+        SlowWriteRate => "slow_write_rate",
     }
 }
 
@@ -168,6 +184,58 @@ label_set! {
         FirstExit => "first_exit",
         /// From start to the guest's ready signal.
         Ready => "ready",
+    }
+}
+
+label_set! {
+    /// What sort of virtio device it is: label `kind` of `ringlet_device_info`.
+    #[non_exhaustive]
+    DeviceKind {
+        /// A disk (virtio 1.2, section 5.2).
+        Block => "block",
+        /// A source of random numbers (section 5.4).
+        Entropy => "entropy",
+        /// A console (section 5.3).
+        Console => "console",
+    }
+}
+
+label_set! {
+    /// What a driver asks a device for: label `kind` of `ringlet_device_requests_total`.
+    #[non_exhaustive]
+    RequestKind {
+        /// Read from a disk.
+        Read => "read",
+        /// Write to a disk.
+        Write => "write",
+        /// Make earlier writes durable.
+        Flush => "flush",
+        /// Give blocks back.
+        Discard => "discard",
+        /// Make blocks read as zeroes.
+        WriteZeroes => "write_zeroes",
+        /// Ask for a disk's serial number.
+        GetId => "get_id",
+        /// Random bytes.
+        Entropy => "entropy",
+        /// Input to the guest.
+        Receive => "receive",
+        /// Output of the guest.
+        Transmit => "transmit",
+        /// What the device does not know.
+        Other => "other",
+    }
+}
+
+label_set! {
+    /// How a request was answered: label `status` of `ringlet_device_requests_total`.
+    RequestStatus {
+        /// Done.
+        Ok => "ok",
+        /// It failed, or it was malformed.
+        IoError => "io_error",
+        /// The device does not do that.
+        Unsupported => "unsupported",
     }
 }
 

@@ -22,4 +22,7 @@ fn every_set_is_dense_distinct_and_snake_case() {
     check::<VmState>();
     check::<OutcomeKind>();
     check::<BootPhase>();
+    check::<DeviceKind>();
+    check::<RequestKind>();
+    check::<RequestStatus>();
 }

@@ -4,7 +4,7 @@
 //! log, and the HTTP exposition. Never: knows VMs, devices or KVM; it is the bottom of the dependency graph.
 //!
 //! * [`Registry`] hands out [`VmMetrics`], [`ShardMetrics`] and [`RuntimeMetrics`]. Counting on them is one
-//!   relaxed atomic add. A VM's series live as long as its handle.
+//!   relaxed atomic add. A VM's series live as long as its handle, those of its [`DeviceMetrics`] likewise.
 //! * [`GuestLog`] and [`guest_error!`] count every mistake of a guest and print a bounded number of them.
 //! * [`ThrottledTargets`] bounds the log lines of crates that log on guest input themselves.
 //! * [`exposition`] serves `/metrics` over TCP or a Unix socket.
@@ -26,6 +26,7 @@
 
 mod collector;
 mod counter;
+mod device;
 mod endpoint;
 mod escape;
 pub mod exposition;
@@ -39,10 +40,13 @@ pub use counter::{
     BOOT_BOUNDS, Bounds, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, HistogramSnapshot,
     Histograms, PerLabel,
 };
+pub use device::{DeviceMetrics, REQUEST_BOUNDS};
 pub use endpoint::{BindError, Endpoint, EndpointError, Listener};
 pub use escape::Escaped;
 pub use families::{MAX_LABEL_BYTES, RuntimeMetrics, ShardMetrics, VmInfo, VmMetrics};
 pub use guest_log::{GuestLog, MAX_MESSAGE_BYTES, Site, TARGET as GUEST_LOG_TARGET};
-pub use labels::{BootPhase, ExitKind, GuestErrorKind, Label, OutcomeKind, VmState};
+pub use labels::{
+    BootPhase, DeviceKind, ExitKind, GuestErrorKind, Label, OutcomeKind, RequestKind, RequestStatus, VmState,
+};
 pub use registry::{Registry, RenderError};
 pub use throttle::{Gcra, Rate, ThrottledTargets, Verdict};

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ringlet_metrics::{BootPhase, ExitKind, Registry, VmInfo};
+use ringlet_metrics::{BootPhase, DeviceKind, ExitKind, Registry, RequestKind, RequestStatus, VmInfo};
 
 /// Runs `promtool check metrics` on `text`; returns whether it was content, and all that it said.
 #[cfg(test)]
@@ -58,6 +58,18 @@ fn every_family_is_clean() {
         vm.set_vcpu_clock(0, Box::new(|| 1));
         vm.freeze_vcpu_clock(1, u64::MAX);
     }
+    let devices: Vec<_> = (vms.iter())
+        .flat_map(|vm| DeviceKind::ALL.iter().map(|kind| vm.register_device(vm.id(), *kind)))
+        .chain(
+            DeviceKind::ALL
+                .iter()
+                .filter_map(|kind| Some(vms.first()?.register_device(kind.as_str(), *kind))),
+        )
+        .collect();
+    for device in &devices {
+        device.completed(RequestKind::Read, RequestStatus::Ok, u64::MAX / 64, Duration::from_millis(3));
+        device.in_flight.set(-1);
+    }
     for micros in [0, 1, 10, 1_000, 1_000_000, 100_000_000] {
         shard.queue_delay.observe(Duration::from_micros(micros));
         other.queue_delay.observe(Duration::from_micros(micros));
@@ -67,7 +79,7 @@ fn every_family_is_clean() {
     let text = registry.encode();
     assert_clean(&text);
     // Every family that the crate knows was there to be judged.
-    assert_eq!(text.matches("# TYPE ").count(), 17, "{text}");
+    assert_eq!(text.matches("# TYPE ").count(), 30, "{text}");
 }
 
 #[test]
