@@ -21,6 +21,7 @@ pub mod images;
 mod kvm;
 mod lifecycle;
 mod machine;
+mod meter;
 mod outcome;
 mod reaper;
 mod runtime;
@@ -31,8 +32,10 @@ mod vm;
 
 pub use assembly::Resources;
 pub use config::{
-    BootProtocol, BootSource, Extras, HugePages, ImageRef, MAX_MEMORY_MIB, MAX_NAME, MAX_VCPUS,
-    MIN_MEMORY_MIB, MachineConfig, VmConfig,
+    BootProtocol, BootSource, CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, Entropy,
+    Extras, HugePages, ImageRef, MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_MEMORY_MIB, MAX_NAME,
+    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MIN_MEMORY_MIB, MachineConfig,
+    VmConfig, Volatile,
 };
 pub use error::{Error, Result};
 pub use outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};

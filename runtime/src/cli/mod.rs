@@ -1,11 +1,13 @@
 //! The `ringlet` command: arguments in, exit status out. Everything it does is done by the library.
 
 mod bench;
+mod disk;
 mod log;
 mod metrics_server;
 mod report;
 mod run;
 mod signals;
+mod size;
 mod supervise;
 mod terminal;
 

@@ -9,7 +9,9 @@ use ringlet::{BootProtocol, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, 
 use ringlet_metrics::Endpoint;
 
 use super::CliResult;
+use super::disk::{self, DiskArg};
 use super::log::LogLevel;
+use super::size;
 
 /// Options of `ringlet run`.
 #[derive(Debug, Args)]
@@ -34,6 +36,26 @@ pub(super) struct RunArgs {
     /// A file to put into guest RAM for the kernel
     #[arg(long, value_hint = ValueHint::FilePath)]
     initrd: Option<PathBuf>,
+
+    /// Give the VM a disk (repeatable): `path=FILE`, `null[:SIZE]` or `memory:SIZE`, then options, each after a comma
+    ///
+    /// id=NAME (disk0, disk1 … if absent), readonly, direct (past the page cache; for a FILE), cache=writeback (a
+    /// completed flush survives a crash of the host; the default) or cache=unsafe, queues=N (1 to 16), queue_size=N (a
+    /// power of two, 2 to 256), serial=TEXT (20 characters).
+    /// A FILE is an image or a block device; it is locked, so that no two VMs write it. A null disk forgets what is
+    /// written and reads as zeroes.
+    #[arg(long = "disk", value_name = "SOURCE[,OPTION]…", value_parser = disk::parse)]
+    disks: Vec<DiskArg>,
+
+    /// Give the VM a source of random numbers (virtio-rng)
+    #[arg(long)]
+    rng: bool,
+
+    /// Give the VM a virtio console, and the terminal or standard input to it instead of to the serial port
+    ///
+    /// What the guest prints on either is shown on standard output.
+    #[arg(long)]
+    pub(super) console: bool,
 
     /// Run this many VMs in this process; their output is shown line by line with the VM's name before it
     #[arg(long, default_value = "1")]
@@ -137,20 +159,9 @@ impl From<ProtocolArg> for BootProtocol {
     }
 }
 
-/// MiB from a number with a suffix K, M, G or T (powers of 1024).
+/// MiB of guest RAM.
 fn parse_memory(text: &str) -> Result<u32, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 =
-        digits.parse().map_err(|_| format!("{text:?} is not a number with a suffix, such as 128M"))?;
-    let shift = match text.get(digits.len()..).unwrap_or_default() {
-        "K" | "k" | "KiB" => 10,
-        "M" | "m" | "MiB" => 20,
-        "G" | "g" | "GiB" => 30,
-        "T" | "t" | "TiB" => 40,
-        "" => return Err(format!("{text} what? Say {text}M for MiB")),
-        other => return Err(format!("{other:?} is not one of the suffixes K, M, G, T")),
-    };
-    let bytes = number.checked_mul(1 << shift).ok_or("is too large")?;
+    let bytes = size::parse(text)?;
     if bytes % (1 << 20) != 0 {
         return Err("is not a multiple of 1M".into());
     }
@@ -199,6 +210,13 @@ impl RunArgs {
         }
         if self.huge_pages {
             config = config.huge_pages(HugePages::TwoM);
+        }
+        disk::add(&mut config, &self.disks);
+        if self.rng {
+            config = config.entropy();
+        }
+        if self.console {
+            config = config.console();
         }
         if !self.args.is_empty() {
             config = config.args(self.args.iter().cloned());

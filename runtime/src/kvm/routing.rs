@@ -14,6 +14,7 @@ use ringlet_devices::ioapic::{Ioapic, Route};
 
 use super::vm::VmFds;
 use crate::error::{Error, Result};
+use crate::meter::Meter;
 
 /// Route changes that a guest may make at once before it has to wait.
 const BURST: u32 = 256;
@@ -30,7 +31,7 @@ pub(crate) struct Routing {
 
 impl Routing {
     pub(crate) fn new(vm: Arc<VmFds>, ioapic: Arc<Ioapic>) -> Self {
-        Self { vm, ioapic, meter: Mutex::new(Meter::default()) }
+        Self { vm, ioapic, meter: Mutex::new(Meter::new(BURST, INTERVAL)) }
     }
 
     /// Installs the routes as they are now and raises the interrupts that unmasking has uncovered. Returns until
@@ -62,23 +63,3 @@ fn entry(route: &Route) -> kvm_irq_routing_entry {
         ..kvm_irq_routing_entry::default()
     }
 }
-
-/// GCRA over route changes: `BURST` at once, then one each `INTERVAL`.
-#[derive(Debug, Default)]
-struct Meter {
-    /// When the bucket will be full again.
-    full_at: Option<Instant>,
-}
-
-impl Meter {
-    /// Charges one change at `now`; returns until when to wait if the burst is used up.
-    fn charge(&mut self, now: Instant) -> Option<Instant> {
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + INTERVAL;
-        self.full_at = Some(full_at);
-        full_at.checked_sub(INTERVAL * BURST).filter(|&until| until > now)
-    }
-}
-
-#[cfg(test)]
-#[path = "routing_test.rs"]
-mod tests;

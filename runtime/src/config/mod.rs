@@ -1,7 +1,10 @@
 //! What a VM is to be: a builder for programs, and the JSON of Firecracker's `--config-file` for everybody else.
 //!
-//! The JSON uses Firecracker's names for what Firecracker has (`boot-source`, `machine-config`); what is only
-//! Ringlet's stands under `ringlet`. Unknown fields are errors, so that nothing asked for is silently missing.
+//! The JSON uses Firecracker's names for what Firecracker has (`boot-source`, `machine-config`, `drives`, `entropy`);
+//! what is only Ringlet's stands under `ringlet`. Unknown fields are errors, so that nothing asked for is silently
+//! missing.
+
+mod devices;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,10 @@ use ringlet_boot::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use devices::{
+    CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, Entropy, MAX_DEVICES, MAX_DRIVE_ID,
+    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, Volatile,
+};
 
 /// Smallest guest RAM in MiB: an image is loaded from 1 MiB up, and has to have room.
 pub const MIN_MEMORY_MIB: u32 = 4;
@@ -20,6 +27,9 @@ pub const MAX_MEMORY_MIB: u32 = 1 << 20;
 pub const MAX_VCPUS: u32 = 32;
 /// Longest name of a VM in bytes.
 pub const MAX_NAME: usize = 64;
+
+/// Longest time for devices to complete what is under way, in milliseconds: less than an event loop waits for its VMs.
+pub const MAX_DRAIN_TIMEOUT_MS: u64 = 8_000;
 
 /// Guest RAM of a VM that does not say, in MiB.
 const DEFAULT_MEMORY_MIB: u32 = 128;
@@ -36,6 +46,12 @@ pub struct VmConfig {
     /// The machine it is booted on.
     #[serde(default)]
     pub machine_config: MachineConfig,
+    /// Disks, in the order in which the guest finds them (a root device comes first).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drives: Vec<Drive>,
+    /// A source of random numbers, if there is to be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<Entropy>,
     /// What Firecracker has no words for.
     #[serde(default)]
     pub ringlet: Extras,
@@ -97,6 +113,13 @@ pub struct Extras {
     /// The boot protocol, if the image's own choice is not wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_protocol: Option<BootProtocol>,
+    /// A virtio console beside the serial port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub console: bool,
+    /// How long the devices may take to complete what is under way when the VM pauses or ends, in milliseconds, 1 to
+    /// [`MAX_DRAIN_TIMEOUT_MS`]; 5,000 if absent. What takes longer is cancelled, and the VM cannot go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_timeout_ms: Option<u64>,
 }
 
 /// How an image is entered.
@@ -180,6 +203,8 @@ impl VmConfig {
         Self {
             boot_source: BootSource { kernel_image_path, initrd_path: None, boot_args: None },
             machine_config: MachineConfig::default(),
+            drives: Vec::new(),
+            entropy: None,
             ringlet: Extras::default(),
         }
     }
@@ -256,6 +281,34 @@ impl VmConfig {
         self
     }
 
+    /// One more disk.
+    #[must_use]
+    pub fn drive(mut self, drive: Drive) -> Self {
+        self.drives.push(drive);
+        self
+    }
+
+    /// A source of random numbers.
+    #[must_use]
+    pub fn entropy(mut self) -> Self {
+        self.entropy = Some(Entropy {});
+        self
+    }
+
+    /// A virtio console beside the serial port.
+    #[must_use]
+    pub fn console(mut self) -> Self {
+        self.ringlet.console = true;
+        self
+    }
+
+    /// How long the devices may take to complete what is under way.
+    #[must_use]
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.ringlet.drain_timeout_ms = Some(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
     /// Checks every range that does not depend on the host or the image.
     pub fn validate(&self) -> Result<()> {
         let MachineConfig { vcpu_count, mem_size_mib, huge_pages } = self.machine_config;
@@ -272,7 +325,14 @@ impl VmConfig {
         if self.ringlet.timeout_ms == Some(0) {
             return Err(Error::config("timeout_ms", "must be at least 1"));
         }
-        self.ringlet.name.as_deref().map_or(Ok(()), validate_name)
+        if let Some(limit) = self.ringlet.drain_timeout_ms
+            && !(1..=MAX_DRAIN_TIMEOUT_MS).contains(&limit)
+        {
+            let range = format!("{limit} is not in 1..={MAX_DRAIN_TIMEOUT_MS}");
+            return Err(Error::config("drain_timeout_ms", range));
+        }
+        self.ringlet.name.as_deref().map_or(Ok(()), validate_name)?;
+        devices::validate(self)
     }
 }
 

@@ -41,7 +41,11 @@ fn what_is_left_out_has_its_default() {
 fn bad_configurations_are_refused_with_field_and_range() {
     let boot = r#""boot-source": {"kernel_image_path": "hello"}"#;
     for (json, what) in [
-        (format!("{{{boot}, \"drives\": []}}"), "unknown field `drives`"),
+        (format!("{{{boot}, \"vsock\": {{}}}}"), "unknown field `vsock`"),
+        (
+            format!("{{{boot}, \"ringlet\": {{\"drain_timeout_ms\": 8001}}}}"),
+            "drain_timeout_ms: 8001 is not in 1..=8000",
+        ),
         (format!("{{{boot}, \"machine-config\": {{\"vcpu_count\": 0}}}}"), "vcpu_count: 0 is not in 1..=32"),
         (
             format!("{{{boot}, \"machine-config\": {{\"mem_size_mib\": 3}}}}"),

@@ -1,0 +1,315 @@
+//! The devices of a VM: disks, randomness, console.
+//!
+//! Disks are described as Firecracker does (`drives`); what it has no words for stands under `ringlet` in each.
+
+use std::path::PathBuf;
+
+use ringlet_boot::layout;
+use serde::{Deserialize, Serialize};
+
+use super::VmConfig;
+use crate::error::{Error, Result};
+
+/// Longest `drive_id` in bytes.
+pub const MAX_DRIVE_ID: usize = 64;
+/// Most virtio devices of a VM: what the interrupt controller's pins allow.
+pub const MAX_DEVICES: usize = layout::VIRTIO_MMIO_COUNT as usize;
+/// Most queues of a disk.
+pub const MAX_QUEUES: u16 = 16;
+/// Requests that a queue holds, if the configuration does not say.
+pub const DEFAULT_QUEUE_SIZE: u16 = 256;
+/// Largest queue.
+pub const MAX_QUEUE_SIZE: u16 = 256;
+/// Longest serial number of a disk in bytes (virtio 1.2, section 5.2.6).
+pub const MAX_SERIAL: usize = 20;
+/// Largest disk without a file, in bytes (1 TiB).
+pub const MAX_VOLATILE_DISK: u64 = 1 << 40;
+
+/// Bytes of a sector: sizes of disks are multiples of this.
+const SECTOR: u64 = 512;
+
+/// Names of devices that are no disks.
+const ENTROPY_ID: &str = "rng";
+const CONSOLE_ID: &str = "console";
+
+/// A disk, in Firecracker's words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drive {
+    /// The disk's name: 1 to [`MAX_DRIVE_ID`] letters, digits, `-` and `_`, its own in the VM. Also its serial
+    /// number, unless another is given.
+    pub drive_id: String,
+    /// The file or block device that holds the disk's contents; absent with [`DriveExtras::backend`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_on_host: Option<PathBuf>,
+    /// The disk with the root file system, which is told on the kernel's command line. It comes first.
+    #[serde(default)]
+    pub is_root_device: bool,
+    /// The guest cannot write.
+    #[serde(default)]
+    pub is_read_only: bool,
+    /// What a guest's flush means.
+    #[serde(default)]
+    pub cache_type: CacheType,
+    /// Accepted for Firecracker's sake: I/O is always asynchronous, on the engine of the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_engine: Option<DriveIoEngine>,
+    /// The partition with the root file system, if `is_root_device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partuuid: Option<String>,
+    /// What Firecracker has no words for.
+    #[serde(default)]
+    pub ringlet: DriveExtras,
+}
+
+/// What a guest's flush means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CacheType {
+    /// A write that is complete may be lost when the host crashes; a flush is not offered.
+    Unsafe,
+    /// What was written before a completed flush survives a crash of the host. The default, other than in
+    /// Firecracker.
+    #[default]
+    Writeback,
+}
+
+/// Firecracker's block engines, which make no difference here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DriveIoEngine {
+    /// Accepted.
+    Sync,
+    /// Accepted.
+    Async,
+}
+
+/// What Firecracker's drives have no words for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DriveExtras {
+    /// A disk without a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Volatile>,
+    /// Past the host's page cache (`O_DIRECT`). Only for a file or block device.
+    pub direct: bool,
+    /// Number of queues, 1 to [`MAX_QUEUES`].
+    pub queues: u16,
+    /// Requests that a queue holds: a power of two, 2 to [`MAX_QUEUE_SIZE`].
+    pub queue_size: u16,
+    /// The disk's serial number: 1 to [`MAX_SERIAL`] printable ASCII characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// A null disk leaves what was in the guest's buffer instead of zeroes. For benchmarks only, so it cannot be set
+    /// by a configuration file.
+    #[serde(skip)]
+    pub uninitialized_reads: bool,
+}
+
+impl Default for DriveExtras {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            direct: false,
+            queues: 1,
+            queue_size: DEFAULT_QUEUE_SIZE,
+            serial: None,
+            uninitialized_reads: false,
+        }
+    }
+}
+
+/// A disk that ends with its VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Volatile {
+    /// In the host's memory, which is taken as it is written.
+    Memory {
+        /// Bytes: a multiple of 512, at most [`MAX_VOLATILE_DISK`].
+        size: u64,
+    },
+    /// Forgets what is written and reads as zeroes.
+    Null {
+        /// Bytes: a multiple of 512, at most [`MAX_VOLATILE_DISK`].
+        size: u64,
+    },
+}
+
+/// A source of random numbers (virtio-rng).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entropy {}
+
+impl Drive {
+    fn new(id: impl Into<String>) -> Self {
+        Self {
+            drive_id: id.into(),
+            path_on_host: None,
+            is_root_device: false,
+            is_read_only: false,
+            cache_type: CacheType::default(),
+            io_engine: None,
+            partuuid: None,
+            ringlet: DriveExtras::default(),
+        }
+    }
+
+    /// A disk whose contents are those of a file or block device.
+    pub fn file(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self { path_on_host: Some(path.into()), ..Self::new(id) }
+    }
+
+    /// A disk of `size` bytes in memory.
+    pub fn memory(id: impl Into<String>, size: u64) -> Self {
+        Self::volatile(id, Volatile::Memory { size })
+    }
+
+    /// A disk of `size` bytes that forgets what is written and reads as zeroes.
+    pub fn null(id: impl Into<String>, size: u64) -> Self {
+        Self::volatile(id, Volatile::Null { size })
+    }
+
+    fn volatile(id: impl Into<String>, backend: Volatile) -> Self {
+        let mut drive = Self::new(id);
+        drive.ringlet.backend = Some(backend);
+        drive
+    }
+
+    /// The guest cannot write.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.is_read_only = true;
+        self
+    }
+
+    /// Past the host's page cache.
+    #[must_use]
+    pub fn direct(mut self) -> Self {
+        self.ringlet.direct = true;
+        self
+    }
+
+    /// Number of queues.
+    #[must_use]
+    pub fn queues(mut self, count: u16) -> Self {
+        self.ringlet.queues = count;
+        self
+    }
+
+    /// Requests that a queue holds.
+    #[must_use]
+    pub fn queue_size(mut self, size: u16) -> Self {
+        self.ringlet.queue_size = size;
+        self
+    }
+
+    /// What a guest's flush means.
+    #[must_use]
+    pub fn cache(mut self, cache: CacheType) -> Self {
+        self.cache_type = cache;
+        self
+    }
+
+    /// The serial number that the guest sees.
+    #[must_use]
+    pub fn serial(mut self, serial: impl Into<String>) -> Self {
+        self.ringlet.serial = Some(serial.into());
+        self
+    }
+
+    /// Checks every range that does not depend on the host.
+    fn validate(&self) -> Result<()> {
+        self.validate_id()?;
+        self.validate_source()?;
+        let DriveExtras { queues, queue_size, ref serial, .. } = self.ringlet;
+        if !(1..=MAX_QUEUES).contains(&queues) {
+            return self.refuse("queues", format!("{queues} is not in 1..={MAX_QUEUES}"));
+        }
+        if !(2..=MAX_QUEUE_SIZE).contains(&queue_size) || !queue_size.is_power_of_two() {
+            return self
+                .refuse("queue_size", format!("{queue_size} is not a power of two in 2..={MAX_QUEUE_SIZE}"));
+        }
+        let printable = |text: &String| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if let Some(serial) = serial
+            && (!(1..=MAX_SERIAL).contains(&serial.len()) || !printable(serial))
+        {
+            return self
+                .refuse("serial", format!("{serial:?} is not 1 to {MAX_SERIAL} printable ASCII characters"));
+        }
+        let allowed = |c: char| c.is_ascii_hexdigit() || c == '-';
+        match &self.partuuid {
+            Some(uuid) if uuid.is_empty() || uuid.len() > 64 || !uuid.chars().all(allowed) => {
+                self.refuse("partuuid", format!("{uuid:?} is not 1 to 64 hexadecimal digits and `-`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_id(&self) -> Result<()> {
+        let id = &self.drive_id;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if id.is_empty() || id.len() > MAX_DRIVE_ID || !id.chars().all(allowed) {
+            let rule = format!("{id:?} is not 1 to {MAX_DRIVE_ID} letters, digits, `-` or `_`");
+            return Err(Error::config("drive_id", rule));
+        }
+        if [ENTROPY_ID, CONSOLE_ID].contains(&id.as_str()) {
+            return Err(Error::config("drive_id", format!("{id:?} is the name of another device")));
+        }
+        Ok(())
+    }
+
+    fn validate_source(&self) -> Result<()> {
+        let DriveExtras { backend, direct, uninitialized_reads, .. } = self.ringlet;
+        let size = match (&self.path_on_host, backend) {
+            (Some(path), None) if path.as_os_str().is_empty() => {
+                return self.refuse("path_on_host", "is empty");
+            }
+            (Some(_), None) if uninitialized_reads => {
+                return self.refuse("uninitialized_reads", "only a null disk can do that");
+            }
+            (Some(_), None) => return Ok(()),
+            (Some(_), Some(_)) => return self.refuse("backend", "a disk with a file has none"),
+            (None, None) => return self.refuse("path_on_host", "is missing"),
+            (None, Some(Volatile::Memory { .. })) if uninitialized_reads => {
+                return self.refuse("uninitialized_reads", "only a null disk can do that");
+            }
+            (None, Some(Volatile::Memory { size } | Volatile::Null { size })) => size,
+        };
+        if direct {
+            return self.refuse("direct", "only for a file or block device");
+        }
+        if size == 0 || size > MAX_VOLATILE_DISK || size % SECTOR != 0 {
+            let rule =
+                format!("{size} is not a multiple of {SECTOR} bytes in {SECTOR}..={MAX_VOLATILE_DISK}");
+            return self.refuse("size", rule);
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, field: &'static str, reason: impl AsRef<str>) -> Result<()> {
+        Err(Error::config(field, format!("of drive {:?}: {}", self.drive_id, reason.as_ref())))
+    }
+}
+
+/// Checks the devices of a VM, alone and together.
+pub(super) fn validate(config: &VmConfig) -> Result<()> {
+    let drives = &config.drives;
+    drives.iter().try_for_each(Drive::validate)?;
+    for (index, drive) in drives.iter().enumerate() {
+        let id = &drive.drive_id;
+        if drives.iter().skip(index + 1).any(|other| other.drive_id == *id) {
+            return Err(Error::config("drive_id", format!("{id:?} is the name of two drives")));
+        }
+    }
+    if drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
+        return Err(Error::config("is_root_device", "more than one drive has it"));
+    }
+    let devices = drives.len() + usize::from(config.entropy.is_some()) + usize::from(config.ringlet.console);
+    if devices > MAX_DEVICES {
+        let rule = format!("{devices} devices are too many; a VM has interrupts for {MAX_DEVICES}");
+        return Err(Error::config("drives", rule));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "devices_test.rs"]
+mod tests;
