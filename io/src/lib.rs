@@ -12,6 +12,9 @@ mod epoll;
 mod executor;
 mod file;
 mod irq;
+#[cfg_attr(not(test), expect(dead_code, reason = "the ring takes leases next"))]
+mod lease;
+mod limiter;
 mod nowait;
 mod owner;
 mod ring;
@@ -29,6 +32,8 @@ pub use engine::{
 };
 pub use file::{BufResult, FILE_THREADS, Ring, RingFile, STREAM_THREADS};
 pub use irq::InterruptLine;
+pub use lease::{GuestRange, Lease, LeaseUse, MAX_PIECES};
+pub use limiter::{Cost, CostKind, Gate, Limiter};
 pub use owner::Owner;
 pub use ram::{Backing, GuestMemory, GuestRam, PAGE_SIZE, RamError, RamRegion};
 pub use shard::{Service, Shard, ShardConfig, ShardContext, ShardError, ShardSender};

@@ -14,6 +14,8 @@ use vm_memory::{
     MmapRegion,
 };
 
+use crate::lease::LeaseUse;
+
 /// The vm-memory type behind [`GuestRam::memory`].
 pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
 
@@ -94,6 +96,28 @@ pub enum RamError {
         gpa: u64,
         /// Length of the access in bytes.
         len: u64,
+    },
+    /// A lease has more pieces than the kernel takes.
+    #[error("a lease of {pieces} pieces: the kernel takes at most 1024 in one operation")]
+    TooManyPieces {
+        /// How many pieces there are after splitting at region borders.
+        pieces: usize,
+    },
+    /// An access leaves a lease.
+    #[error("bytes {at}+{len} are not in a lease of {size} bytes")]
+    OutsideLease {
+        /// The first byte, counted from the lease's start.
+        at: u64,
+        /// Length of the access in bytes.
+        len: u64,
+        /// Length of the lease in bytes.
+        size: u64,
+    },
+    /// Leased memory was to be used the other way round.
+    #[error("the lease is no {wanted:?}")]
+    LeaseUse {
+        /// The use that was tried.
+        wanted: LeaseUse,
     },
 }
 
@@ -204,6 +228,11 @@ impl GuestRam {
     /// The backend for crates that walk guest memory themselves (linux-loader, virtio-queue). Everything else
     /// uses the copies above.
     pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The mappings, for what has to keep them.
+    pub(crate) fn shared(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
