@@ -4,6 +4,7 @@
 //! clocks: interrupt lines, wake-up callbacks and the wall clock are handed in. See the crate's README for
 //! the dependency law.
 
+pub mod block;
 pub mod bus;
 pub mod cmos;
 pub mod error;
