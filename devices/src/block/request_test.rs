@@ -201,7 +201,8 @@ fn sec_07_bad_lists_of_segments_are_refused() {
         let outside = with_segments(kind, &[segment(0, 1, 0), segment(1000, 1, 0)]);
         assert!(matches!(outside.command, Err(BlockError::OutOfRange { .. })));
         let max = if kind == VIRTIO_BLK_T_DISCARD { MAX_DISCARD_SECTORS } else { MAX_WRITE_ZEROES_SECTORS };
-        for (sectors, wanted) in [(max, Status::Ok), (max + 1, Status::IoError), (u32::MAX, Status::IoError)] {
+        for (sectors, wanted) in [(max, Status::Ok), (max + 1, Status::IoError), (u32::MAX, Status::IoError)]
+        {
             let bytes = [header(kind, 0), segment(0, sectors, 0)].concat();
             assert_eq!(status(&parse(&rules, &bytes, 1)), wanted, "type {kind}, {sectors} sectors");
         }
