@@ -1,6 +1,6 @@
 //! The epoll engine: an ordinary current-thread runtime, and a bounded pool of threads for what can only block.
 //!
-//! Owns the pool's threads. A job owns its buffer and descriptor, so whoever waits for it may go away. Never
+//! Owns the pool's threads. A job owns its memory (a buffer, or a lease of guest RAM) and descriptor, so whoever waits for it may go away. Never
 //! more threads than it was told, none before the first job, and none left once it was stopped (unless
 //! a stream's read never returns: then the thread is left behind, and that is logged).
 
@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::io::retry_on_intr;
 use tokio::sync::oneshot;
 
-use crate::file::{BufResult, CURRENT_POSITION, Kind, Request};
+use crate::operation::{CURRENT_POSITION, Kind, Memory, Outcome, Request};
 
 /// Makes the runtime of the epoll engine.
 pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
@@ -25,7 +25,7 @@ pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 struct Job {
     request: Request,
-    reply: oneshot::Sender<BufResult>,
+    reply: oneshot::Sender<Outcome>,
 }
 
 /// A bounded pool of threads that may block.
@@ -84,12 +84,12 @@ impl Pool {
     }
 
     /// Runs a request on the pool. Dropping the future abandons the result, not the operation.
-    pub(crate) async fn submit(&self, request: Request) -> BufResult {
+    pub(crate) async fn submit(&self, request: Request) -> Outcome {
         let (reply, result) = oneshot::channel();
         if let Err((error, job)) = self.push(Job { request, reply }) {
-            return (Err(error), job.request.buf);
+            return (Err(error), job.request.memory);
         }
-        result.await.unwrap_or_else(|_| (Err(io::ErrorKind::BrokenPipe.into()), Vec::new()))
+        result.await.unwrap_or_else(|_| (Err(io::ErrorKind::BrokenPipe.into()), Memory::none()))
     }
 
     fn push(&self, job: Job) -> Result<(), (io::Error, Job)> {
@@ -149,11 +149,17 @@ impl fmt::Debug for Pool {
 }
 
 /// Does what a request says, blocking.
-fn perform(request: Request) -> BufResult {
-    let Request { fd, mut buf, start, kind, permit } = request;
-    let result = retry_on_intr(|| call(&fd, buf.get_mut(start..).unwrap_or_default(), kind));
-    drop(permit);
-    (result.map_err(io::Error::from), buf)
+fn perform(request: Request) -> Outcome {
+    let Request { fd, mut memory, start, kind, places } = request;
+    let result = retry_on_intr(|| match (&mut memory, kind) {
+        (Memory::Guest(lease), Kind::Read(offset) | Kind::Write(offset)) => {
+            lease.transfer(fd.as_fd(), start as u64, offset)
+        }
+        (Memory::Ours(buf), kind) => call(&fd, buf.get_mut(start..).unwrap_or_default(), kind),
+        (Memory::Guest(_), kind) => call(&fd, &mut [], kind),
+    });
+    drop(places);
+    (result.map_err(io::Error::from), memory)
 }
 
 fn call(fd: &OwnedFd, part: &mut [u8], kind: Kind) -> rustix::io::Result<usize> {
@@ -164,5 +170,8 @@ fn call(fd: &OwnedFd, part: &mut [u8], kind: Kind) -> rustix::io::Result<usize> 
         Kind::Write(offset) => rustix::io::pwrite(fd, part, offset),
         Kind::SyncAll => rustix::fs::fsync(fd).map(|()| 0),
         Kind::SyncData => rustix::fs::fdatasync(fd).map(|()| 0),
+        Kind::Allocate { how, offset, len } => {
+            rustix::fs::fallocate(fd, how.flags(), offset, len).map(|()| 0)
+        }
     }
 }

@@ -27,16 +27,21 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use tokio::io::Interest;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::doorbell::Watch;
 use crate::engine::EngineKind;
 use crate::epoll::Pool;
 use crate::nowait::{NoWait, Relay, poll_now};
+use crate::operation::{CURRENT_POSITION, Kind, Memory, Outcome, Places, Request};
+use crate::owner::Owner;
 use crate::ring::InFlight;
 
 /// Threads of a shard that do file I/O in the epoll engine.
-pub const FILE_THREADS: usize = 4;
+pub const FILE_THREADS: usize = 8;
+/// How many of them one owner (a VM) may hold. What they do cannot be cancelled, so a VM whose storage hangs
+/// must leave some to others.
+pub const FILE_THREADS_PER_OWNER: u32 = 4;
 /// Threads of a shard that read and write streams on which every call may wait.
 pub const STREAM_THREADS: usize = 2;
 /// Operations on streams that a ring holds at most, besides those on files.
@@ -44,30 +49,8 @@ const STREAM_OPERATIONS: u32 = 16;
 /// Smallest and largest submission queue.
 const ENTRIES: std::ops::RangeInclusive<u32> = 32..=4096;
 
-/// The offset that means "at the stream's own position".
-pub(crate) const CURRENT_POSITION: u64 = u64::MAX;
-
 /// What an operation gives back: how many bytes, or why not, and the buffer.
 pub type BufResult = (io::Result<usize>, Vec<u8>);
-
-/// What is to be done.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Kind {
-    Read(u64),
-    Write(u64),
-    SyncAll,
-    SyncData,
-}
-
-/// One operation and all that it needs until it has completed.
-pub(crate) struct Request {
-    pub(crate) fd: Arc<OwnedFd>,
-    pub(crate) buf: Vec<u8>,
-    /// Where in `buf` to start.
-    pub(crate) start: usize,
-    pub(crate) kind: Kind,
-    pub(crate) permit: OwnedSemaphorePermit,
-}
 
 /// How many operations a ring of `entries` entries may have under way, on files and on streams.
 pub(crate) fn ring_entries(entries: u32) -> u32 {
@@ -83,13 +66,19 @@ struct FileInner {
     /// `None`: cannot be polled. Set by the first stream operation.
     watch: OnceCell<Option<Watch>>,
     nowait: NoWait,
+    /// What its owner may have under way; `None`: the shard's own file.
+    share: Option<Arc<Semaphore>>,
 }
 
 impl RingFile {
-    /// Takes over a descriptor. For stdin and its like, give a duplicate.
+    /// Takes over a descriptor, of the shard itself. For stdin and its like, give a duplicate.
     pub fn new(fd: impl Into<OwnedFd>) -> Self {
-        let fd = Arc::new(fd.into());
-        Self(Rc::new(FileInner { fd, watch: OnceCell::new(), nowait: NoWait::new() }))
+        Self::with(fd.into(), None)
+    }
+
+    fn with(fd: OwnedFd, share: Option<Arc<Semaphore>>) -> Self {
+        let fd = Arc::new(fd);
+        Self(Rc::new(FileInner { fd, watch: OnceCell::new(), nowait: NoWait::new(), share }))
     }
 
     /// The registration for readiness; `None` for what is always ready (regular files).
@@ -193,6 +182,16 @@ impl Ring {
     /// Operations on files that may be under way at once; further ones wait their turn.
     pub fn capacity(&self) -> u32 {
         self.0.file_operations
+    }
+
+    /// Takes over a descriptor for `owner`, who has a share of the operations under way: half of
+    /// [`Ring::capacity`], or [`FILE_THREADS_PER_OWNER`] on the epoll engine. Further ones wait, in their order.
+    pub fn file_of(&self, owner: &Owner, fd: impl Into<OwnedFd>) -> RingFile {
+        let most = match self.0.backend {
+            Backend::Uring(_) => (self.0.file_operations / 2).max(1),
+            Backend::Epoll { .. } => FILE_THREADS_PER_OWNER,
+        };
+        RingFile::with(fd.into(), Some(owner.file_operations(|| semaphore(most))))
     }
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer at the end of the file.
@@ -332,37 +331,50 @@ impl Ring {
     }
 
     async fn on_file(&self, file: &RingFile, buf: Vec<u8>, start: usize, kind: Kind) -> BufResult {
-        self.operate(file, buf, start, kind, Sort::File).await
+        let (result, memory) = self.operate(file, Memory::Ours(buf), start, kind, Sort::File).await;
+        (result, memory.into_bytes())
     }
 
     async fn on_stream(&self, file: &RingFile, buf: Vec<u8>, start: usize, kind: Kind) -> BufResult {
         // What cannot be polled is a file that is used as a stream: its operations end by themselves.
         let pollable = file.0.watch.get().is_some_and(Option::is_some);
         let sort = if pollable { Sort::Stream } else { Sort::File };
-        self.operate(file, buf, start, kind, sort).await
+        let (result, memory) = self.operate(file, Memory::Ours(buf), start, kind, sort).await;
+        (result, memory.into_bytes())
     }
 
-    async fn operate(
+    /// Runs one operation. Dropped before it started, nothing has happened; later, the operation goes on.
+    pub(crate) async fn operate(
         &self,
         file: &RingFile,
-        buf: Vec<u8>,
+        memory: Memory,
         start: usize,
         kind: Kind,
         sort: Sort,
-    ) -> BufResult {
-        let permits = match sort {
-            Sort::File => &self.0.files,
-            Sort::Stream => &self.0.streams,
+    ) -> Outcome {
+        let Some(places) = self.places(file, sort).await else {
+            return (Err(io::ErrorKind::NotConnected.into()), memory);
         };
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
-            return (Err(io::ErrorKind::NotConnected.into()), buf);
-        };
-        let request = Request { fd: Arc::clone(&file.0.fd), buf, start, kind, permit };
+        let request = Request { fd: Arc::clone(&file.0.fd), memory, start, kind, places };
         match (&self.0.backend, sort) {
             (_, Sort::Stream) => self.0.waiting.submit(request).await,
             (Backend::Uring(in_flight), Sort::File) => in_flight.submit(request).await,
             (Backend::Epoll { files }, Sort::File) => files.submit(request).await,
         }
+    }
+
+    /// Waits until one more operation may be under way: first among the owner's, then among all, each in order of
+    /// arrival. So owners that always have more to do get equal shares.
+    async fn places(&self, file: &RingFile, sort: Sort) -> Option<Places> {
+        let permits = match sort {
+            Sort::File => &self.0.files,
+            Sort::Stream => &self.0.streams,
+        };
+        let owner = match (&file.0.share, sort) {
+            (Some(share), Sort::File) => Some(Arc::clone(share).acquire_owned().await.ok()?),
+            _ => None,
+        };
+        Some(Places { _shard: Arc::clone(permits).acquire_owned().await.ok()?, _owner: owner })
     }
 
     /// True while the loop has to park again and again for the sake of operations under way.
@@ -385,8 +397,9 @@ impl Ring {
     }
 }
 
+/// Whether an operation ends by itself.
 #[derive(Debug, Clone, Copy)]
-enum Sort {
+pub(crate) enum Sort {
     File,
     Stream,
 }

@@ -35,6 +35,8 @@ on_both_engines!(
     descriptor_flags_are_left_alone,
     readable_tells_without_taking,
     sockets_work_in_both_directions_at_once,
+    sec_02_a_vm_whose_storage_hangs_leaves_room_to_others,
+    operations_of_different_owners_take_turns,
 );
 
 fn pipe_files() -> (OwnedFd, OwnedFd) {
@@ -535,4 +537,70 @@ fn the_loop_parks_again_while_file_operations_are_under_way() {
     shard.stop().unwrap();
     assert_eq!(count, 3);
     assert!((2..=20).contains(&turns), "{turns}");
+}
+
+/// However many operations a VM has that never end, others' go on; on both engines.
+fn sec_02_a_vm_whose_storage_hangs_leaves_room_to_others(engine: EngineKind) {
+    let (reader, writer) = pipe_files();
+    on_shard(engine, move |cx| async move {
+        let (hanging, other) = (Owner::new(vm_metrics()), Owner::new(vm_metrics()));
+        let (ring, capacity) = (cx.ring(), cx.ring().capacity() as usize);
+        let (pipe, second) = (ring.file_of(&hanging, reader), tempfile::tempfile().unwrap());
+        let start = |file: RingFile| {
+            let ring = ring.clone();
+            cx.spawn(&hanging, async move {
+                ring.on_file(&file, vec![0; 1], 0, Kind::Read(CURRENT_POSITION)).await.0.unwrap()
+            })
+        };
+        let tasks: Vec<_> = (0..2 * capacity).map(|_| start(pipe.clone())).collect();
+        cx.next_turn().await;
+        cx.next_turn().await;
+        let share = if engine == EngineKind::Uring { capacity / 2 } else { FILE_THREADS_PER_OWNER as usize };
+        assert_eq!(ring.0.files.available_permits(), capacity - share);
+        let file = ring.file_of(&other, tempfile::tempfile().unwrap());
+        for number in 0..100 {
+            let (result, _) = ring.write_at(&file, vec![1; 512], number * 512).await;
+            assert_eq!(result.unwrap(), 512);
+        }
+        // All files of a VM together have one share.
+        let late = start(ring.file_of(&hanging, second));
+        cx.timer().sleep(Duration::from_millis(5)).await;
+        assert!(!late.is_finished());
+        rustix::io::write(&writer, &vec![0; 2 * capacity]).unwrap();
+        for task in tasks {
+            assert_eq!(task.await.unwrap(), 1);
+        }
+        assert_eq!(late.await.unwrap(), 0);
+        assert_eq!(ring.0.files.available_permits(), capacity);
+    });
+}
+
+/// Those who always want more get equal shares, and who wants one operation does not wait for all of theirs.
+fn operations_of_different_owners_take_turns(engine: EngineKind) {
+    let config = ShardConfig { ring_entries: 32, ..config(engine) };
+    let shard = runner(config);
+    let order = start(&shard, |cx| async move {
+        let file = tempfile::tempfile().unwrap();
+        let order = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let owners = [Owner::new(vm_metrics()), Owner::new(vm_metrics())];
+        let mut tasks = Vec::new();
+        for (name, owner, count) in [('a', &owners[0], 400), ('b', &owners[1], 1)] {
+            let file = cx.ring().file_of(owner, file.try_clone().unwrap());
+            for _ in 0..count {
+                let (ring, file, order) = (cx.ring().clone(), file.clone(), Rc::clone(&order));
+                tasks.push(cx.spawn(owner, async move {
+                    ring.write_at(&file, vec![1; 4096], 0).await.0.unwrap();
+                    order.borrow_mut().push(name);
+                }));
+            }
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        order.take()
+    });
+    let order = order.recv_timeout(PATIENCE).unwrap();
+    shard.stop().unwrap();
+    let place = order.iter().position(|name| *name == 'b').unwrap();
+    assert!(place < 100, "the only request of a VM came {place}. of {}", order.len());
 }

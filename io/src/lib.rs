@@ -12,10 +12,10 @@ mod epoll;
 mod executor;
 mod file;
 mod irq;
-#[cfg_attr(not(test), expect(dead_code, reason = "the ring takes leases next"))]
 mod lease;
 mod limiter;
 mod nowait;
+mod operation;
 mod owner;
 mod ring;
 mod shard;
@@ -23,6 +23,7 @@ mod task;
 #[cfg(test)]
 mod testing;
 mod timer;
+mod vectored;
 
 pub use budget::{Budget, REQUESTS_PER_TURN};
 pub use clock::MonoTime;
@@ -30,12 +31,14 @@ pub use doorbell::{Doorbell, DoorbellListener, DoorbellSender};
 pub use engine::{
     Engine, EngineChoice, EngineError, EngineKind, UnknownEngine, UringUnavailable, probe_uring, select,
 };
-pub use file::{BufResult, FILE_THREADS, Ring, RingFile, STREAM_THREADS};
+pub use file::{BufResult, FILE_THREADS, FILE_THREADS_PER_OWNER, Ring, RingFile, STREAM_THREADS};
 pub use irq::InterruptLine;
 pub use lease::{GuestRange, Lease, LeaseUse, MAX_PIECES};
 pub use limiter::{Cost, CostKind, Gate, Limiter};
+pub use operation::Allocation;
 pub use owner::Owner;
 pub use ram::{Backing, GuestMemory, GuestRam, PAGE_SIZE, RamError, RamRegion};
 pub use shard::{Service, Shard, ShardConfig, ShardContext, ShardError, ShardSender};
 pub use task::{JoinError, JoinResult, Task};
 pub use timer::{Sleep, Timer};
+pub use vectored::LeaseResult;

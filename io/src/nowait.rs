@@ -19,7 +19,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use rustix::pty::ptsname;
 use rustix::termios::isatty;
 
-use crate::file::CURRENT_POSITION;
+use crate::operation::CURRENT_POSITION;
 
 /// Most bytes that go through a [`Relay`] at once: what a pipe holds unless it was told otherwise.
 const RELAYED: usize = 64 << 10;

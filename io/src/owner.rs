@@ -1,13 +1,14 @@
 //! Who pays for shard time: one VM, or the shard itself.
 //!
-//! Owns the VM's share of a turn. Never decides what happens to a VM that spent too much.
+//! Owns the VM's share of a turn, and of the operations on files. Never decides what happens to a VM that spent too much.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ringlet_metrics::VmMetrics;
+use tokio::sync::Semaphore;
 
 /// Who is charged for the time that a task spends on the shard, and whose budget per turn it uses.
 ///
@@ -19,6 +20,8 @@ struct Inner {
     metrics: Option<Arc<VmMetrics>>,
     share: RefCell<Share>,
     busy: Cell<u64>,
+    /// How many operations on files it may have under way; made with its first file.
+    files: OnceCell<Arc<Semaphore>>,
 }
 
 /// What an owner has left in one turn.
@@ -42,7 +45,12 @@ impl Owner {
     }
 
     fn with(metrics: Option<Arc<VmMetrics>>) -> Self {
-        Self(Rc::new(Inner { metrics, share: RefCell::default(), busy: Cell::new(0) }))
+        Self(Rc::new(Inner {
+            metrics,
+            share: RefCell::default(),
+            busy: Cell::new(0),
+            files: OnceCell::new(),
+        }))
     }
 
     /// Nanoseconds of shard time charged to this owner so far.
@@ -55,6 +63,10 @@ impl Owner {
         if let Some(metrics) = &self.0.metrics {
             metrics.shard_busy_nanos.add(nanos);
         }
+    }
+
+    pub(crate) fn file_operations(&self, make: impl FnOnce() -> Arc<Semaphore>) -> Arc<Semaphore> {
+        Arc::clone(self.0.files.get_or_init(make))
     }
 
     pub(crate) fn share(&self) -> &RefCell<Share> {

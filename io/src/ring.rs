@@ -1,6 +1,6 @@
 //! The io_uring engine. The only file that knows tokio-uring.
 //!
-//! Owns the runtime, and everything that the kernel may still write to: an operation's buffer, descriptor
+//! Owns the runtime, and everything that the kernel may still write to: an operation's memory, descriptor
 //! and place in the queue live in [`InFlight`] until the operation has completed, whether or not somebody
 //! still waits for it. tokio-uring alone would free the buffers of abandoned operations before it cancels
 //! them when a runtime goes away; here they outlive the runtime.
@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slab::Slab;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
-use crate::file::{BufResult, Kind, Request};
+use crate::lease::LeaseUse;
+use crate::operation::{Kind, Memory, Outcome, Places, Request};
 
 /// Makes a ring of two entries and drops it; `false` if the kernel's io_uring is too old.
 pub(crate) fn try_small_ring() -> io::Result<bool> {
@@ -88,20 +88,20 @@ pub(crate) struct InFlight {
 
 /// What the kernel may use until the operation has completed.
 struct Held {
-    buf: Cell<Vec<u8>>,
+    memory: Cell<Memory>,
     _fd: Arc<OwnedFd>,
-    _permit: OwnedSemaphorePermit,
+    _places: Places,
 }
 
 /// The operation's own share of what it holds; tokio-uring drops it after completion (or, when a runtime
 /// goes away, too early, which is what `frozen` is for).
-struct Lease {
+struct Stake {
     held: Rc<Held>,
     key: usize,
     in_flight: Rc<InFlight>,
 }
 
-impl Drop for Lease {
+impl Drop for Stake {
     fn drop(&mut self) {
         if self.in_flight.frozen.get() {
             return;
@@ -114,15 +114,19 @@ impl Drop for Lease {
 struct Finish;
 
 impl OneshotOutputTransform for Finish {
-    type Output = BufResult;
-    type StoredData = Lease;
+    type Output = Outcome;
+    type StoredData = Stake;
 
-    fn transform_oneshot_output(self, lease: Lease, cqe: cqueue::Entry) -> BufResult {
+    fn transform_oneshot_output(self, stake: Stake, cqe: cqueue::Entry) -> Outcome {
         let result = match usize::try_from(cqe.result()) {
             Ok(count) => Ok(count),
             Err(_) => Err(io::Error::from_raw_os_error(cqe.result().saturating_neg())),
         };
-        (result, lease.held.buf.take())
+        let mut memory = stake.held.memory.take();
+        if let Memory::Guest(lease) = &mut memory {
+            lease.settle(result.as_ref().ok().copied());
+        }
+        (result, memory)
     }
 }
 
@@ -136,27 +140,44 @@ impl InFlight {
     /// Pushes a request to the submission queue; the loop's next park submits it.
     ///
     /// Dropping the future abandons the result, not the operation. Only to be called on the runtime's thread.
-    pub(crate) fn submit(self: &Rc<Self>, request: Request) -> impl Future<Output = BufResult> + use<> {
-        let Request { fd, mut buf, start, kind, permit } = request;
-        let entry = entry(&fd, &mut buf, start, kind);
-        let held = Rc::new(Held { buf: Cell::new(buf), _fd: fd, _permit: permit });
+    pub(crate) fn submit(self: &Rc<Self>, request: Request) -> impl Future<Output = Outcome> + use<> {
+        let Request { fd, mut memory, start, kind, places } = request;
+        let entry = entry(&fd, &mut memory, start, kind);
+        let held = Rc::new(Held { memory: Cell::new(memory), _fd: fd, _places: places });
         let key = self.held.borrow_mut().insert(Rc::clone(&held));
-        let lease = Lease { held, key, in_flight: Rc::clone(self) };
-        UnsubmittedOneshot::new(lease, Finish, entry).submit()
+        let stake = Stake { held, key, in_flight: Rc::clone(self) };
+        UnsubmittedOneshot::new(stake, Finish, entry).submit()
     }
 }
 
-/// The kernel's form of a request. The addresses stay valid: a `Vec`'s bytes do not move with it, and
-/// nobody touches it until the operation has completed.
-fn entry(fd: &OwnedFd, buf: &mut [u8], start: usize, kind: Kind) -> squeue::Entry {
+/// The kernel's form of a request. The addresses stay valid: a `Vec`'s bytes do not move with it, nor do a
+/// lease's, and nobody touches them until the operation has completed.
+fn entry(fd: &OwnedFd, memory: &mut Memory, start: usize, kind: Kind) -> squeue::Entry {
     let fd = types::Fd(fd.as_raw_fd());
-    let part = buf.get_mut(start..).unwrap_or_default();
+    match kind {
+        Kind::Read(offset) | Kind::Write(offset) => match memory {
+            Memory::Ours(buf) => transfer(fd, buf.get_mut(start..).unwrap_or_default(), kind, offset),
+            Memory::Guest(lease) => {
+                let (iovecs, count) = lease.expose(start as u64);
+                match lease.lease_use() {
+                    LeaseUse::Target => opcode::Readv::new(fd, iovecs, count).offset(offset).build(),
+                    LeaseUse::Source => opcode::Writev::new(fd, iovecs, count).offset(offset).build(),
+                }
+            }
+        },
+        Kind::SyncAll => opcode::Fsync::new(fd).build(),
+        Kind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+        Kind::Allocate { how, offset, len } => {
+            opcode::Fallocate::new(fd, len).offset(offset).mode(how.flags().bits().cast_signed()).build()
+        }
+    }
+}
+
+fn transfer(fd: types::Fd, part: &mut [u8], kind: Kind, offset: u64) -> squeue::Entry {
     // Linux moves at most this much in one operation.
     let len = u32::try_from(part.len().min(0x7fff_f000)).unwrap_or(0x7fff_f000);
     match kind {
-        Kind::Read(offset) => opcode::Read::new(fd, part.as_mut_ptr(), len).offset(offset).build(),
-        Kind::Write(offset) => opcode::Write::new(fd, part.as_ptr(), len).offset(offset).build(),
-        Kind::SyncAll => opcode::Fsync::new(fd).build(),
-        Kind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+        Kind::Write(_) => opcode::Write::new(fd, part.as_ptr(), len).offset(offset).build(),
+        _ => opcode::Read::new(fd, part.as_mut_ptr(), len).offset(offset).build(),
     }
 }
