@@ -28,6 +28,12 @@ struct Job {
     reply: oneshot::Sender<Outcome>,
 }
 
+impl Job {
+    fn refuse(self, error: io::Error) {
+        let _ = self.reply.send((Err(error), self.request.memory));
+    }
+}
+
 /// A bounded pool of threads that may block.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -86,29 +92,26 @@ impl Pool {
     /// Runs a request on the pool. Dropping the future abandons the result, not the operation.
     pub(crate) async fn submit(&self, request: Request) -> Outcome {
         let (reply, result) = oneshot::channel();
-        if let Err((error, job)) = self.push(Job { request, reply }) {
-            return (Err(error), job.request.memory);
-        }
+        self.push(Job { request, reply });
         result.await.unwrap_or_else(|_| (Err(io::ErrorKind::BrokenPipe.into()), Memory::none()))
     }
 
-    fn push(&self, job: Job) -> Result<(), (io::Error, Job)> {
+    fn push(&self, job: Job) {
         let mut state = self.shared.lock();
         if state.closed {
-            return Err((io::ErrorKind::BrokenPipe.into(), job));
+            return job.refuse(io::ErrorKind::BrokenPipe.into());
         }
         if state.idle <= state.jobs.len() && state.threads < self.max {
             // With a thread there already, the job is only late.
             match self.spawn() {
                 Ok(()) => state.threads += 1,
-                Err(error) if state.threads == 0 => return Err((error, job)),
+                Err(error) if state.threads == 0 => return job.refuse(error),
                 Err(error) => tracing::warn!(pool = self.name, %error, "cannot start another thread"),
             }
         }
         state.jobs.push_back(job);
         drop(state);
         self.shared.changed.notify_one();
-        Ok(())
     }
 
     fn spawn(&self) -> io::Result<()> {
