@@ -13,7 +13,7 @@ use crate::error::GuestError;
 
 /// What the vCPU thread has to do after an access, once every lock is released.
 #[must_use = "an access may ask for something to be done"]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Nothing: run the guest again.
     None,
@@ -28,6 +28,56 @@ pub enum Action {
     Ready,
     /// The interrupt routes changed: install them ([`Ioapic::install_routes`](crate::Ioapic::install_routes)).
     Routes,
+    /// The shard has something to do first: wait for it, as [`Wait`] says.
+    Wait(Wait),
+}
+
+/// What a vCPU does when its wait for the shard is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The access is done: run the guest again.
+    Done,
+    /// The access was not taken, because another vCPU's is under way: make the very same access again.
+    Repeat,
+}
+
+/// A vCPU's wait for its shard. The device calls the wake-up function that it was given whenever
+/// [`Wait::is_over`] may have become true; a shard that has gone also makes it true.
+#[derive(Clone)]
+pub struct Wait {
+    over: Arc<dyn Fn() -> bool + Send + Sync>,
+    then: Then,
+}
+
+impl Wait {
+    /// A wait until `over` is true. `over` is called with no lock of the device held, and must not wait.
+    pub fn new(over: Arc<dyn Fn() -> bool + Send + Sync>, then: Then) -> Self {
+        Self { over, then }
+    }
+
+    /// True once the vCPU may go on; stays true.
+    pub fn is_over(&self) -> bool {
+        (self.over)()
+    }
+
+    /// What the vCPU does then.
+    pub const fn then(&self) -> Then {
+        self.then
+    }
+}
+
+impl PartialEq for Wait {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.over, &other.over) && self.then == other.then
+    }
+}
+
+impl Eq for Wait {}
+
+impl fmt::Debug for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wait").field("over", &self.is_over()).field("then", &self.then).finish()
+    }
 }
 
 /// A device on a bus. Called by vCPU threads, any number of them at once.

@@ -8,7 +8,7 @@ use ringlet_metrics::GuestErrorKind;
 use crate::bus::Action;
 
 /// Why a device refused an access, in part or as a whole. Offsets are relative to the start of the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuestError {
     /// The register exists, but not in this width.
     #[error("no access of {width} bytes at offset {offset:#x}")]
@@ -80,6 +80,46 @@ pub enum GuestError {
         /// What must be done nevertheless.
         action: Action,
     },
+    /// A virtio register that cannot be written in this device status.
+    #[error("offset {offset:#x} cannot be written in device status {status:#x}")]
+    BadState {
+        /// Offset in bytes.
+        offset: u64,
+        /// Device status register (virtio 1.2, section 2.1).
+        status: u8,
+    },
+    /// A value of the virtio status register that cannot follow the one that it has.
+    #[error("device status {to:#x} cannot follow {from:#x}")]
+    BadStatus {
+        /// Device status register.
+        from: u8,
+        /// What was written.
+        to: u32,
+    },
+    /// The driver accepted virtio features that it must not, or not those that it must.
+    #[error("features {accepted:#x} of {offered:#x}: {reason}")]
+    BadFeatures {
+        /// What the driver accepted.
+        accepted: u64,
+        /// What the device offers.
+        offered: u64,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A virtio queue register of a queue that does not take it, or a queue that cannot be enabled.
+    #[error("queue {queue}: {reason}")]
+    BadQueue {
+        /// Number of the queue, as the driver selected it.
+        queue: u32,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A notification of a virtio queue that does not exist or is not running.
+    #[error("notification of queue {queue}, which is not running")]
+    StrayNotify {
+        /// Number of the queue.
+        queue: u32,
+    },
 }
 
 impl GuestError {
@@ -93,6 +133,10 @@ impl GuestError {
             Self::WriteOnly { .. } => GuestErrorKind::WriteOnly,
             Self::SerialOverrun => GuestErrorKind::SerialOverrun,
             Self::DeliveryMode { .. } => GuestErrorKind::IoapicDeliveryMode,
+            Self::BadState { .. } | Self::BadStatus { .. } => GuestErrorKind::BadStatus,
+            Self::BadFeatures { .. } => GuestErrorKind::BadFeatures,
+            Self::BadQueue { .. } => GuestErrorKind::BadQueueConfig,
+            Self::StrayNotify { .. } => GuestErrorKind::StrayNotify,
         }
     }
 
@@ -100,7 +144,7 @@ impl GuestError {
     /// the place of one that was.
     pub fn action(&self) -> Action {
         match self {
-            Self::DeliveryMode { action, .. } | Self::Vector { action, .. } => *action,
+            Self::DeliveryMode { action, .. } | Self::Vector { action, .. } => action.clone(),
             _ => Action::None,
         }
     }

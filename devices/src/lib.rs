@@ -18,8 +18,9 @@ pub mod serial;
 pub mod state;
 #[cfg(test)]
 mod test_util;
+pub mod virtio;
 
-pub use bus::{Action, Bus, BusDevice, BusError, BusKind};
+pub use bus::{Action, Bus, BusDevice, BusError, BusKind, Then, Wait};
 pub use cmos::Cmos;
 pub use error::GuestError;
 pub use i8042::I8042;
