@@ -141,7 +141,3 @@ fn cut(ranges: &[GuestRange], from: u64, len: u64) -> Option<Vec<GuestRange>> {
     }
     (left == 0 && (skip == 0 || len == 0)).then_some(parts)
 }
-
-#[cfg(test)]
-#[path = "chain_test.rs"]
-mod tests;

@@ -53,8 +53,20 @@ impl RawLayout {
                 "the descriptor area is not aligned to 16 bytes",
                 "the descriptor area is not in RAM",
             ),
-            (driver, 2, 6 + 2 * count, "the driver area is not aligned to 2 bytes", "the driver area is not in RAM"),
-            (device, 4, 6 + 8 * count, "the device area is not aligned to 4 bytes", "the device area is not in RAM"),
+            (
+                driver,
+                2,
+                6 + 2 * count,
+                "the driver area is not aligned to 2 bytes",
+                "the driver area is not in RAM",
+            ),
+            (
+                device,
+                4,
+                6 + 8 * count,
+                "the device area is not aligned to 4 bytes",
+                "the device area is not in RAM",
+            ),
         ];
         for (gpa, align, len, misaligned, outside) in areas {
             if gpa % align != 0 {
@@ -93,7 +105,3 @@ impl QueueLayout {
         self.device
     }
 }
-
-#[cfg(test)]
-#[path = "layout_test.rs"]
-mod tests;

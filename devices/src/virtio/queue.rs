@@ -259,8 +259,11 @@ impl Queue {
             return Ok(false);
         }
         let flags = GuestAddress(self.layout.driver());
-        let flags: u16 =
-            self.ram.memory().load(flags, Ordering::Relaxed).map_err(|error| QueueError::Ring(error.to_string()))?;
+        let flags: u16 = self
+            .ram
+            .memory()
+            .load(flags, Ordering::Relaxed)
+            .map_err(|error| QueueError::Ring(error.to_string()))?;
         Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT != 0)
     }
 
@@ -326,7 +329,3 @@ impl InFlight {
         true
     }
 }
-
-#[cfg(test)]
-#[path = "queue_test.rs"]
-mod tests;

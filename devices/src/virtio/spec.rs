@@ -3,9 +3,7 @@
 //! Owns names only: register offsets (section 4.2.2), status bits (2.1), feature bits (6), descriptor and
 //! ring flags (2.7). The values are those of `virtio-bindings`, in the types that they are used in.
 
-use virtio_bindings::{
-    virtio_config as config, virtio_ids as ids, virtio_mmio as mmio, virtio_ring as ring,
-};
+use virtio_bindings::{virtio_config as config, virtio_ids as ids, virtio_mmio as mmio, virtio_ring as ring};
 
 /// Longest queue that any device offers; a chain has at most as many descriptors as its queue is long.
 pub const MAX_QUEUE_SIZE: u16 = 256;

@@ -282,7 +282,3 @@ impl Seen {
         Ok(())
     }
 }
-
-#[cfg(test)]
-#[path = "walk_test.rs"]
-mod tests;

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringlet_boot::VcpuInit;
-use ringlet_devices::Action;
+use ringlet_devices::{Action, Then};
 use ringlet_metrics::{ExitKind, GuestErrorKind, guest_error};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -202,7 +202,7 @@ impl Vcpu {
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 history.record(record("write to address", address, data.len()));
                 machine.metrics.exits.inc(ExitKind::MmioWrite);
-                machine.mmio.write(address, data, &machine.log)
+                return seat.mmio_write(address, data);
             }
             Ok(VcpuExit::IoapicEoi(vector)) => {
                 history.record(record("EOI of vector", u64::from(vector), 0));
@@ -322,10 +322,29 @@ impl Seat {
         }
     }
 
+    /// A write to a device in memory. Where the device's shard has something to do first the vCPU waits here, and
+    /// then makes the very same access again if it was not taken.
+    fn mmio_write(&self, address: u64, data: &[u8]) -> Step {
+        loop {
+            let wait = match self.machine.mmio.write(address, data, &self.machine.log) {
+                Action::Wait(wait) => wait,
+                action => return self.act(action),
+            };
+            if self.control.wait_for_shard(|| wait.is_over()) == Flow::Stop {
+                return Step::Stop;
+            }
+            if wait.then() == Then::Done {
+                return Step::Again;
+            }
+        }
+    }
+
     /// Does what an access asked for.
     fn act(&self, action: Action) -> Step {
         match action {
             Action::None | Action::WaitForSerial => Step::Again,
+            // Only writes to devices in memory wait for the shard (`mmio_write`).
+            Action::Wait(_) => Step::Again,
             Action::Exit(code) => Step::End(Outcome::Exited { code }),
             Action::Reset => Step::End(Outcome::Reset),
             Action::Ready => {

@@ -1,0 +1,34 @@
+//! Virtio 1.2: queues as tasks, and the MMIO transport.
+//!
+//! ```text
+//!  vCPU threads                            │ shard
+//!  MmioTransport: registers, status, ISR ──┼─► worker ──► VirtioDevice ──► QueueTask per queue
+//!  a plain notify ──► doorbell ────────────┼─────────────────────────────► peek, admit, consume, execute
+//!                     interrupt line ◄─────┼────────────────────────────── complete
+//! ```
+//!
+//! Owns everything that is the same for all virtio devices. Never knows what a request means. Devices implement
+//! [`VirtioDevice`]; most hand each queue to a [`QueueTask`] with a [`RequestHandler`].
+
+mod chain;
+#[expect(dead_code, reason = "the transport uses it")]
+mod config;
+mod device;
+#[expect(dead_code, reason = "the transport uses it")]
+mod interrupt;
+mod layout;
+mod queue;
+pub mod spec;
+pub mod state;
+mod task;
+mod walk;
+
+pub use chain::{Chain, OutsideChain};
+pub use config::ConfigSpace;
+pub use device::{HostEvent, Identity, LocalBoxFuture, QueueParts, VirtioDevice};
+pub use interrupt::QueueInterrupt;
+pub use layout::{QueueLayout, RawLayout};
+pub use queue::{Owed, Queue, QueueError, Token};
+pub use state::{DeviceState, QueueRegisters, QueueState, TransportState, VirtioState};
+pub use task::{QueueTask, RequestHandler};
+pub use walk::ChainError;

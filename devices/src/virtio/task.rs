@@ -1,0 +1,241 @@
+//! The task of a request queue: peek, admit, consume, execute, complete, interrupt.
+//!
+//! Owns a started queue. Requests are taken in the order of the available ring, as fast as the limiter and the
+//! VM's share of a turn allow; they run at the same time and complete in any order. All that completes in one poll
+//! of the task is one interrupt. Never takes a chain that was not admitted, so stopping at any moment loses
+//! nothing: what was only peeked is still the driver's.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use futures_util::stream::FuturesUnordered;
+use ringlet_io::{Budget, Cost, DoorbellListener, GuestRam, Limiter, ShardContext, Task};
+use ringlet_metrics::{DeviceMetrics, GuestLog};
+use tokio::sync::oneshot;
+
+use super::chain::Chain;
+use super::device::{QueueParts, report_broken};
+use super::interrupt::QueueInterrupt;
+use super::queue::{Queue, QueueError, Token};
+use super::state::QueueState;
+
+/// What a device does with the requests of a queue.
+pub trait RequestHandler: 'static {
+    /// A request, as copied from its chain.
+    type Request: 'static;
+
+    /// Copies the header out of the chain, once, and says what the request costs. Never fails: a bad request is one
+    /// that is executed by answering so.
+    fn parse(&self, ram: &GuestRam, chain: &Chain) -> (Self::Request, Cost);
+
+    /// Executes a request and gives the number of bytes written to the chain's writable part, counted from its
+    /// start. Requests run at the same time. Dropped before its end only if the VM is lost.
+    fn execute(
+        self: Rc<Self>,
+        ram: GuestRam,
+        chain: Chain,
+        request: Self::Request,
+    ) -> impl Future<Output = u32> + 'static;
+}
+
+/// A queue that is served.
+pub struct QueueTask {
+    cx: ShardContext,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<Task<QueueState>>,
+}
+
+impl QueueTask {
+    /// Serves the queue with `handler`, from `state` if there is one.
+    pub fn spawn<H: RequestHandler>(
+        cx: &ShardContext,
+        mut parts: QueueParts,
+        state: Option<QueueState>,
+        handler: Rc<H>,
+    ) -> Self {
+        if let Some(state) = &state {
+            parts.queue.resume(state);
+        }
+        let (stop, stopped) = oneshot::channel();
+        let owner = parts.owner.clone();
+        let resumed = state.is_some();
+        let task = cx.spawn(&owner, async move {
+            let QueueParts { index, queue, doorbell, interrupt, ram, limiter, budget, metrics, log, .. } =
+                parts;
+            if resumed {
+                interrupt.used();
+            }
+            let queue = RefCell::new(queue);
+            let serving = Serving { index, queue, handler, ram, limiter, budget, interrupt, metrics, log };
+            serving.run(doorbell, stopped).await
+        });
+        Self { cx: cx.clone(), stop: Some(stop), task: Some(task) }
+    }
+
+    /// Takes no further chain, completes what is in flight, tells the driver, and gives the queue's state; `None`
+    /// if the task failed, which is a bug of ours: then something may still be in flight.
+    pub async fn stop(mut self) -> Option<QueueState> {
+        drop(self.stop.take());
+        let ended = match &mut self.task {
+            Some(task) => task.await.ok(),
+            None => None,
+        };
+        self.task = None;
+        ended
+    }
+}
+
+impl Drop for QueueTask {
+    /// Cancels what is in flight.
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            self.cx.abort(task);
+        }
+    }
+}
+
+impl fmt::Debug for QueueTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueTask").field("task", &self.task).finish_non_exhaustive()
+    }
+}
+
+/// What the task works with.
+struct Serving<H> {
+    index: u16,
+    queue: RefCell<Queue>,
+    handler: Rc<H>,
+    ram: GuestRam,
+    limiter: Limiter,
+    budget: Budget,
+    interrupt: QueueInterrupt,
+    metrics: Arc<DeviceMetrics>,
+    log: Arc<GuestLog>,
+}
+
+impl<H: RequestHandler> Serving<H> {
+    async fn run(self, doorbell: DoorbellListener, mut stopped: oneshot::Receiver<()>) -> QueueState {
+        let jobs = RefCell::new(FuturesUnordered::new());
+        let started = Cell::new(0u64);
+        let start = |token: Token, chain: Chain, request: H::Request| {
+            started.set(started.get().wrapping_add(1));
+            self.metrics.in_flight.inc();
+            let handler = Rc::clone(&self.handler);
+            let work = handler.execute(self.ram.clone(), chain, request);
+            jobs.borrow_mut().push(async move { (token, work.await) });
+        };
+        let _count = InFlightGuard { metrics: &self.metrics, queue: &self.queue };
+        {
+            let mut intake = pin!(self.intake(doorbell, start));
+            let mut taking = true;
+            poll_fn(|cx| {
+                if pin!(&mut stopped).poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                loop {
+                    let before = started.get();
+                    self.finish(&jobs, cx);
+                    if taking && let Poll::Ready(error) = intake.as_mut().poll(cx) {
+                        taking = false;
+                        self.broken(&error);
+                    }
+                    if started.get() == before {
+                        break;
+                    }
+                }
+                self.settle();
+                Poll::Pending
+            })
+            .await;
+        }
+        poll_fn(|cx| {
+            self.finish(&jobs, cx);
+            self.settle();
+            if jobs.borrow().is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.queue.borrow().state()
+    }
+
+    /// Takes chains for as long as the queue is sound.
+    async fn intake(
+        &self,
+        mut doorbell: DoorbellListener,
+        start: impl Fn(Token, Chain, H::Request),
+    ) -> QueueError {
+        loop {
+            match self.next(&mut doorbell).await {
+                Ok((token, chain, request)) => start(token, chain, request),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Waits for the next chain and its admission, and consumes it.
+    async fn next(&self, doorbell: &mut DoorbellListener) -> Result<(Token, Chain, H::Request), QueueError> {
+        let chain = loop {
+            // Spent before the chain is copied: a look at the ring costs time too.
+            self.budget.spend().await;
+            if let Some(chain) = self.queue.borrow_mut().peek()? {
+                break chain;
+            }
+            if self.queue.borrow_mut().enable_notification()? {
+                continue;
+            }
+            doorbell.wait().await.map_err(|error| QueueError::Ring(error.to_string()))?;
+            self.metrics.notifications.inc();
+            self.queue.borrow_mut().disable_notification()?;
+        };
+        let (request, cost) = self.handler.parse(&self.ram, &chain);
+        self.limiter.admit(cost).await;
+        let token = self.queue.borrow_mut().consume(&chain)?;
+        Ok((token, chain, request))
+    }
+
+    /// Completes all that is ready.
+    fn finish<F: Future<Output = (Token, u32)>>(
+        &self,
+        jobs: &RefCell<FuturesUnordered<F>>,
+        cx: &mut Context<'_>,
+    ) {
+        let mut jobs = jobs.borrow_mut();
+        while let Poll::Ready(Some((token, written))) = pin!(&mut *jobs).poll_next(cx) {
+            self.metrics.in_flight.dec();
+            let done = self.queue.borrow_mut().complete(token, written);
+            if let Err(error) = done {
+                self.broken(&error);
+            }
+        }
+    }
+
+    /// One interrupt, if one is due, for all that was completed.
+    fn settle(&self) {
+        let owed = self.queue.borrow_mut().take_owed();
+        match owed {
+            Ok(owed) => self.interrupt.settle(owed),
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    fn broken(&self, error: &QueueError) {
+        report_broken(&self.log, &self.metrics, &self.interrupt, self.index, error);
+    }
+}
+
+/// Takes what is in flight off the gauge when the task goes, however it goes.
+struct InFlightGuard<'a> {
+    metrics: &'a DeviceMetrics,
+    queue: &'a RefCell<Queue>,
+}
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        self.metrics.in_flight.add(-i64::from(self.queue.borrow().in_flight()));
+    }
+}
