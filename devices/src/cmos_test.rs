@@ -47,7 +47,7 @@ fn sec_07_only_bytes_and_only_two_ports() {
     let cmos = Cmos::new(|| 0);
     for width in [2, 4, 8] {
         let error = GuestError::BadWidth { offset: 0, width };
-        assert_eq!(cmos.write(0, &[0; 8][..width]), Err(error));
+        assert_eq!(cmos.write(0, &[0; 8][..width]), Err(error.clone()));
         assert_eq!(cmos.read(0, &mut [0; 8][..width]), Err(error));
     }
     assert_eq!(cmos.read(0, &mut [0]), Err(GuestError::WriteOnly { offset: 0 }));

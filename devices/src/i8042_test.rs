@@ -31,7 +31,7 @@ fn sec_07_only_bytes_are_accepted() {
     for device in [I8042::Command, I8042::Data] {
         for width in [2, 4, 8] {
             let error = GuestError::BadWidth { offset: 0, width };
-            assert_eq!(device.write(0, &[0xFE; 8][..width]), Err(error));
+            assert_eq!(device.write(0, &[0xFE; 8][..width]), Err(error.clone()));
             assert_eq!(device.read(0, &mut [0; 8][..width]), Err(error));
         }
         assert_eq!(device.read(1, &mut [0]), Err(GuestError::BadRegister { offset: 1 }));

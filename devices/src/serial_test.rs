@@ -237,7 +237,7 @@ fn sec_07_only_bytes_and_only_eight_registers() {
     let rig = rig();
     for width in [2, 4, 8] {
         let error = GuestError::BadWidth { offset: 0, width };
-        assert_eq!(rig.serial.write(0, &[b'x'; 8][..width]), Err(error));
+        assert_eq!(rig.serial.write(0, &[b'x'; 8][..width]), Err(error.clone()));
         assert_eq!(rig.serial.read(0, &mut [0; 8][..width]), Err(error));
     }
     for offset in [8, 0xFF, 0x100, u64::MAX] {

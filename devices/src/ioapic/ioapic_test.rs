@@ -31,7 +31,7 @@ fn sec_07_registers_are_aligned_words() {
     for offset in [0x00, 0x10, 0x40] {
         for width in [1, 2, 8] {
             let error = GuestError::BadWidth { offset, width };
-            assert_eq!(ioapic.write(offset, &[0; 8][..width]), Err(error));
+            assert_eq!(ioapic.write(offset, &[0; 8][..width]), Err(error.clone()));
             assert_eq!(ioapic.read(offset, &mut [0; 8][..width]), Err(error));
         }
     }
