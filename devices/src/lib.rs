@@ -7,6 +7,7 @@
 pub mod block;
 pub mod bus;
 pub mod cmos;
+pub mod console;
 pub mod error;
 #[cfg(test)]
 mod hostile_test;
@@ -14,6 +15,7 @@ pub mod i8042;
 pub mod ioapic;
 pub mod output;
 pub mod ports;
+pub mod rng;
 pub mod serial;
 pub mod state;
 #[cfg(test)]

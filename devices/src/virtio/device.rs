@@ -93,7 +93,7 @@ impl QueueParts {
 }
 
 /// See [`QueueParts::report_broken`].
-pub(super) fn report_broken(
+pub(crate) fn report_broken(
     log: &GuestLog,
     metrics: &DeviceMetrics,
     interrupt: &QueueInterrupt,

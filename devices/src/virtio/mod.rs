@@ -25,6 +25,7 @@ mod walk;
 
 pub use chain::{Chain, OutsideChain};
 pub use config::ConfigSpace;
+pub(crate) use device::report_broken;
 pub use device::{HostEvent, Identity, LocalBoxFuture, QueueParts, VirtioDevice};
 pub use interrupt::QueueInterrupt;
 pub use layout::{QueueLayout, RawLayout};

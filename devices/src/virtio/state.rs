@@ -34,8 +34,9 @@ pub enum DeviceState {
         columns: u16,
         /// Rows of the terminal.
         rows: u16,
-        /// Input from the host that the driver has not taken yet.
-        input: Vec<u8>,
+        /// Bytes of the chain offered first for output that have been handed on already. Input that the driver has
+        /// not taken stays at the host's end.
+        sent: u32,
     },
 }
 

@@ -1,0 +1,191 @@
+//! A queue whose chains are served one at a time, in the order in which the driver offers them.
+//!
+//! Owns a started queue. A chain is peeked, waited for and served, and only then consumed and completed, without
+//! waiting between the two: so nothing is ever in flight, and stopping at any moment takes no time and loses
+//! nothing. All that completes in one poll of the task is one interrupt. Never knows what a chain means.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use ringlet_io::{Budget, Cost, DoorbellListener, GuestRam, Limiter, MonoTime, ShardContext, Task};
+use ringlet_metrics::{DeviceMetrics, GuestErrorKind, GuestLog, RequestKind, RequestStatus, guest_error};
+use tokio::sync::oneshot;
+
+use crate::virtio::{Chain, Queue, QueueError, QueueInterrupt, QueueParts, QueueState, report_broken};
+
+/// A queue that is served.
+pub(super) struct OrderedTask {
+    cx: ShardContext,
+    stop: Option<oneshot::Sender<()>>,
+    task: Task<QueueState>,
+}
+
+impl OrderedTask {
+    /// Serves the queue by the future that `serve` makes of it, from `state` if there is one. The future ends only
+    /// if the queue is broken, and is dropped when the queue is stopped.
+    pub(super) fn spawn<F: Future<Output = QueueError> + 'static>(
+        mut parts: QueueParts,
+        state: Option<QueueState>,
+        serve: impl FnOnce(Rc<Ordered>, DoorbellListener) -> F,
+    ) -> Self {
+        if let Some(state) = &state {
+            parts.queue.resume(state);
+            parts.interrupt.used();
+        }
+        let (cx, owner) = (parts.cx.clone(), parts.owner.clone());
+        let (queue, doorbell) = Ordered::new(parts);
+        let queue = Rc::new(queue);
+        let serving = serve(Rc::clone(&queue), doorbell);
+        let (stop, stopped) = oneshot::channel();
+        let task = cx.spawn(&owner, run(queue, serving, stopped));
+        Self { cx, stop: Some(stop), task }
+    }
+
+    /// Stops between two chains and gives the queue's state; `None` if the task failed, which is a bug of ours.
+    pub(super) async fn stop(mut self) -> Option<QueueState> {
+        drop(self.stop.take());
+        Pin::new(&mut self.task).await.ok()
+    }
+}
+
+impl Drop for OrderedTask {
+    fn drop(&mut self) {
+        self.cx.abort(&self.task);
+    }
+}
+
+impl fmt::Debug for OrderedTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OrderedTask").field("task", &self.task).finish_non_exhaustive()
+    }
+}
+
+/// Polls `serving` until it is told to stop; a broken queue is reported once and parked.
+async fn run(
+    queue: Rc<Ordered>,
+    serving: impl Future<Output = QueueError>,
+    stopped: oneshot::Receiver<()>,
+) -> QueueState {
+    let (mut serving, mut stopped) = (pin!(serving), pin!(stopped));
+    let mut parked = false;
+    poll_fn(|cx| {
+        if stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !parked && let Poll::Ready(error) = serving.as_mut().poll(cx) {
+            parked = true;
+            queue.broken(&error);
+        }
+        queue.settle();
+        Poll::Pending
+    })
+    .await;
+    queue.queue.borrow().state()
+}
+
+/// What serves a queue in order.
+pub(super) struct Ordered {
+    pub(super) ram: GuestRam,
+    pub(super) metrics: Arc<DeviceMetrics>,
+    index: u16,
+    queue: RefCell<Queue>,
+    limiter: Limiter,
+    budget: Budget,
+    interrupt: QueueInterrupt,
+    log: Arc<GuestLog>,
+}
+
+impl Ordered {
+    fn new(parts: QueueParts) -> (Self, DoorbellListener) {
+        let QueueParts {
+            cx: _,
+            index,
+            queue,
+            doorbell,
+            interrupt,
+            ram,
+            limiter,
+            budget,
+            owner: _,
+            metrics,
+            log,
+        } = parts;
+        let queue = RefCell::new(queue);
+        (Self { ram, metrics, index, queue, limiter, budget, interrupt, log }, doorbell)
+    }
+
+    /// Waits for the chain that the driver offers next. Cancel-safe.
+    pub(super) async fn offered(&self, doorbell: &mut DoorbellListener) -> Result<Chain, QueueError> {
+        loop {
+            // Spent before the chain is copied: a look at the ring costs time too.
+            self.budget.spend().await;
+            if let Some(chain) = self.queue.borrow_mut().peek()? {
+                return Ok(chain);
+            }
+            if self.queue.borrow_mut().enable_notification()? {
+                continue;
+            }
+            doorbell.wait().await.map_err(|error| QueueError::Ring(error.to_string()))?;
+            self.metrics.notifications.inc();
+            self.quiet()?;
+        }
+    }
+
+    /// Tells the driver that it need not notify for now.
+    pub(super) fn quiet(&self) -> Result<(), QueueError> {
+        self.queue.borrow_mut().disable_notification()
+    }
+
+    /// Waits for the limiter. Cancel-safe.
+    pub(super) async fn admit(&self, cost: Cost) {
+        self.limiter.admit(cost).await;
+    }
+
+    /// Spends one more request of this turn. Cancel-safe.
+    pub(super) async fn spend(&self) {
+        self.budget.spend().await;
+    }
+
+    /// Gives the chain that was offered last back to the driver.
+    pub(super) fn complete(&self, chain: &Chain, written: u32) -> Result<(), QueueError> {
+        let mut queue = self.queue.borrow_mut();
+        let token = queue.consume(chain)?;
+        queue.complete(token, written)
+    }
+
+    /// Counts a request that was served, `bytes` long.
+    pub(super) fn served(&self, kind: RequestKind, bytes: u64, begun: MonoTime) {
+        self.metrics.completed(kind, RequestStatus::Ok, bytes, MonoTime::now().since(begun));
+    }
+
+    /// Gives back a chain that the driver should not have offered to this queue, of which `wrong` says why.
+    pub(super) fn refuse(&self, chain: &Chain, wrong: &str) -> Result<(), QueueError> {
+        guest_error!(
+            self.log,
+            GuestErrorKind::BadRequest,
+            "{}: chain {} of queue {} has {wrong}",
+            self.metrics.id(),
+            chain.head(),
+            self.index
+        );
+        self.metrics.completed(RequestKind::Other, RequestStatus::IoError, 0, std::time::Duration::ZERO);
+        self.complete(chain, 0)
+    }
+
+    fn settle(&self) {
+        let owed = self.queue.borrow_mut().take_owed();
+        match owed {
+            Ok(owed) => self.interrupt.settle(owed),
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    fn broken(&self, error: &QueueError) {
+        report_broken(&self.log, &self.metrics, &self.interrupt, self.index, error);
+    }
+}

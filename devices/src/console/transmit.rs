@@ -1,0 +1,97 @@
+//! Output on its way from the guest.
+//!
+//! Owns how far the first chain of the queue has been handed on. The rest of it stays in guest memory until there
+//! is room for it, so a slow reader makes the guest wait and costs the host nothing. Never holds output back.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use ringlet_io::{Cost, DoorbellListener, MonoTime};
+use ringlet_metrics::{DeviceMetrics, RequestKind};
+
+use super::ordered::Ordered;
+use super::output::ConsoleOutput;
+use crate::virtio::{Chain, QueueError};
+
+/// Bytes that are copied at a time: what one request of the VM's share of a turn buys.
+const CHUNK: usize = 8192;
+
+/// Serves the transmit queue; ends only if it breaks. `sent` counts the bytes of the first chain that were handed
+/// on, and so tells where to go on after a stop.
+pub(super) async fn transmit(
+    queue: Rc<Ordered>,
+    mut doorbell: DoorbellListener,
+    output: Rc<ConsoleOutput>,
+    sent: Rc<Cell<u32>>,
+) -> QueueError {
+    loop {
+        if let Err(error) = transmit_one(&queue, &mut doorbell, &output, &sent).await {
+            return error;
+        }
+    }
+}
+
+/// Hands the next chain on. At every await, `sent` says how much of it is done.
+async fn transmit_one(
+    queue: &Ordered,
+    doorbell: &mut DoorbellListener,
+    output: &ConsoleOutput,
+    sent: &Cell<u32>,
+) -> Result<(), QueueError> {
+    let chain = queue.offered(doorbell).await?;
+    let begun = MonoTime::now();
+    if chain.writable_len() > 0 {
+        return queue.refuse(&chain, "a part for the device to write");
+    }
+    let len = chain.readable_len();
+    queue.admit(Cost::write(len.saturating_sub(u64::from(sent.get())))).await;
+    let waiting = InFlight::begin(&queue.metrics);
+    while u64::from(sent.get()) < len {
+        let room = output.room().await;
+        send(queue, &chain, output, sent, room)?;
+        if u64::from(sent.get()) < len {
+            queue.spend().await;
+        }
+    }
+    drop(waiting);
+    queue.complete(&chain, 0)?;
+    sent.set(0);
+    queue.served(RequestKind::Transmit, len, begun);
+    Ok(())
+}
+
+/// Hands on the next bytes of the chain, as far as there is `room`.
+fn send(
+    queue: &Ordered,
+    chain: &Chain,
+    output: &ConsoleOutput,
+    sent: &Cell<u32>,
+    room: usize,
+) -> Result<(), QueueError> {
+    let mut buffer = [0; CHUNK];
+    let from = u64::from(sent.get());
+    let left = usize::try_from(chain.readable_len().saturating_sub(from)).unwrap_or(CHUNK);
+    let bytes = buffer.get_mut(..left.min(room).min(CHUNK)).unwrap_or_default();
+    // The chain was checked as a whole and has these bytes; if not, that is our mistake, and breaks the queue.
+    chain.copy_out(&queue.ram, from, bytes).map_err(|error| QueueError::Ring(error.to_string()))?;
+    let put = output.put(bytes);
+    queue.metrics.dropped_bytes.add(put.lost);
+    sent.set(sent.get().saturating_add(u32::try_from(put.taken).unwrap_or(0)));
+    Ok(())
+}
+
+/// A request that waits for the reader, on the gauge for as long as this lives.
+struct InFlight<'a>(&'a DeviceMetrics);
+
+impl<'a> InFlight<'a> {
+    fn begin(metrics: &'a DeviceMetrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
