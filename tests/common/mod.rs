@@ -18,8 +18,16 @@ use ringlet::{
 
 use guest::Code;
 
-/// How long anything may take before it counts as hanging. Machines that run tests are slow and busy.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// How long anything may take before it counts as hanging. Machines that run tests are slow and busy, and an
+/// emulated one (see [`rounds`]) is slower still.
+pub(crate) fn deadline() -> Duration {
+    Duration::from_secs(if divisor() == 1 { 60 } else { 240 })
+}
+
+/// What the number of rounds of a long test is divided by, as `RINGLET_TEST_DIVISOR` says.
+fn divisor() -> u64 {
+    std::env::var("RINGLET_TEST_DIVISOR").map_or(1, |text| text.parse().unwrap())
+}
 
 /// Guest RAM of the tests, in MiB: as little as there may be.
 pub(crate) const MEMORY: u32 = 4;
@@ -43,12 +51,12 @@ pub(crate) use on_both_engines;
 /// Runs a test with a runtime of its own on `engine`.
 pub(crate) fn on(engine: EngineChoice, test: impl AsyncFnOnce(Host)) {
     // A test may take longer than a step of it.
-    block_on_for(DEADLINE * 5, test(Host::new(engine)));
+    block_on_for(deadline() * 5, test(Host::new(engine)));
 }
 
-/// Runs a future to its end, or panics after [`DEADLINE`].
+/// Runs a future to its end, or panics after [`deadline`].
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    block_on_for(DEADLINE, future)
+    block_on_for(deadline(), future)
 }
 
 fn block_on_for<T>(deadline: Duration, future: impl Future<Output = T>) -> T {
@@ -56,26 +64,25 @@ fn block_on_for<T>(deadline: Duration, future: impl Future<Output = T>) -> T {
     executor.block_on(async { tokio::time::timeout(deadline, future).await.expect("it hangs") })
 }
 
-/// Awaits `future`, or panics after [`DEADLINE`].
+/// Awaits `future`, or panics after [`deadline`].
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future).await.expect("it hangs")
+    tokio::time::timeout(deadline(), future).await.expect("it hangs")
 }
 
 /// How many rounds of a long test to run: `usual`, or a part of them where `RINGLET_TEST_DIVISOR` says so (on an
 /// emulated machine a round takes a hundred times as long).
 pub(crate) fn rounds(usual: u64) -> u64 {
-    let divisor = std::env::var("RINGLET_TEST_DIVISOR").map_or(1, |text| text.parse().unwrap());
-    let rounds = usual.div_ceil(divisor);
+    let rounds = usual.div_ceil(divisor());
     println!("{rounds} rounds of {usual}");
     rounds
 }
 
-/// Waits for something that tells nobody when it happens, or panics after [`DEADLINE`].
+/// Waits for something that tells nobody when it happens, or panics after [`deadline`].
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !happened() {
-        assert!(begun.elapsed() < DEADLINE, "never: {what}");
+        assert!(begun.elapsed() < deadline(), "never: {what}");
         // Between two looks at what tells nobody when it happens.
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -186,7 +193,7 @@ impl Guest {
 pub(crate) fn until_exits(vm: &Vm, count: u64) {
     let begun = Instant::now();
     while vm.metrics().exits.total() < count {
-        assert!(begun.elapsed() < DEADLINE, "the guest does not come to its exit {count}");
+        assert!(begun.elapsed() < deadline(), "the guest does not come to its exit {count}");
         std::thread::yield_now();
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use super::DEADLINE;
+use super::deadline;
 
 /// The `ringlet` command with arguments; its standard input is empty.
 pub(crate) fn ringlet(args: &[&str]) -> Command {
@@ -78,14 +78,14 @@ impl Running {
         self.0.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits for its end without reading anything; kills it and panics after [`DEADLINE`].
+    /// Waits for its end without reading anything; kills it and panics after [`deadline`].
     pub(crate) fn status(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < DEADLINE, "the command hangs");
+            assert!(begun.elapsed() < deadline(), "the command hangs");
             // Between two looks: a wait with a deadline is not to be had.
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
