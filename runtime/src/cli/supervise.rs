@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlet::{Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, Vm, VmConfig};
+use rustix::fs::{FileType, major, minor};
 
 use super::metrics_server::MetricsServer;
 use super::report::{OutcomeLog, Reporter};
@@ -145,8 +146,8 @@ async fn second_signal(signals: &mut Signals, vms: &[Vm]) {
 
 /// Passes standard input on to the VM's serial port, from a thread that ends with the process.
 fn feed_stdin(vms: &Arc<Vec<Vm>>, escape_keys: bool) -> io::Result<()> {
-    if !escape_keys && io::stdin().is_terminal() {
-        // A background job that reads its terminal would be stopped.
+    if !escape_keys && (io::stdin().is_terminal() || is_null(io::stdin())) {
+        // A background job that reads its terminal would be stopped; and where nothing comes, nobody has to wait.
         return Ok(());
     }
     let vms = Arc::clone(vms);
@@ -166,6 +167,14 @@ fn feed_stdin(vms: &Arc<Vec<Vm>>, escape_keys: bool) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Whether a descriptor is `/dev/null`.
+fn is_null(fd: impl AsFd) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3)
+    })
 }
 
 /// Carries out the commands among what was typed, and returns the rest.
