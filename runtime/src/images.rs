@@ -27,11 +27,13 @@ macro_rules! bundled {
 /// All bundled images, sorted by name.
 pub static IMAGES: &[BundledImage] = &[
     bundled!("alloc", "touches all of its memory, verifies it, prints how much it was"),
+    bundled!("blkbench", "measures a virtio disk, or with --verify checks what it stores"),
     bundled!("exit", "exits with the code that is its argument"),
     bundled!("fault", "ends in the way that its argument names; list: the ways"),
     bundled!("hello", "prints its command line, its memory and a computed value; --brief: one line"),
     bundled!("hostile", "does everything wrong that a guest can; its argument is a seed"),
     bundled!("idle", "says that it is ready, then sleeps forever"),
+    bundled!("rng", "reads and judges random bytes of the virtio entropy device"),
     bundled!("smp", "counts on all vCPUs together"),
     bundled!("spin", "counts forever, or to as many millions as its argument says"),
 ];

@@ -25,6 +25,24 @@ pub fn args(cmdline: &str) -> Args<'_> {
     Args(encoding::decode(split(cmdline).1))
 }
 
+/// A number as kernel parameters have it: decimal, or hexadecimal after `0x`; then nothing, or `K`, `M`, `G` or `T`
+/// for powers of 1024.
+#[must_use]
+pub fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'K' => (&text[..text.len() - 1], 10),
+        b'M' => (&text[..text.len() - 1], 20),
+        b'G' => (&text[..text.len() - 1], 30),
+        b'T' => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    let number = match digits.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok()?,
+        None => digits.parse().ok()?,
+    };
+    number.checked_mul(1 << shift)
+}
+
 /// Arguments of the program, in order.
 #[derive(Clone, Debug)]
 pub struct Args<'a>(encoding::Arguments<'a>);

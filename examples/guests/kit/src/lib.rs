@@ -1,8 +1,8 @@
 //! A kit for Ringlet's guests: unikernels of one program, in Rust without `std`.
 //!
 //! It owns the machine from the first instruction: both boot entries (PVH and Linux 64-bit), rings, interrupt stubs,
-//! page tables, console, memory, time, further processors, and the ways out. It has no scheduler, no processes and no
-//! drivers beyond what every microVM has.
+//! page tables, console, memory, time, further processors, and the ways out; with the feature `virtio` also virtio over
+//! MMIO. It has no scheduler and no processes, and touches no device that the program does not ask for.
 //!
 //! The program runs in **ring 3** with all of memory and all ports, and reaches ring 0 by `ud2` for the few things
 //! that need it: on KVM backends that interpret ring 0 that is the difference between native speed and a few million
@@ -45,6 +45,8 @@ pub mod serial;
 pub mod smp;
 pub mod sync;
 pub mod time;
+#[cfg(feature = "virtio")]
+pub mod virtio;
 
 use core::arch::global_asm;
 

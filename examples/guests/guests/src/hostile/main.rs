@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+#[path = "../random.rs"]
 mod random;
 mod space;
 mod storm;
