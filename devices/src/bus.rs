@@ -83,7 +83,7 @@ impl fmt::Debug for Wait {
 /// A device on a bus. Called by vCPU threads, any number of them at once.
 pub trait BusDevice: Send + Sync {
     /// Name for logs.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Reads `data.len()` bytes (1, 2, 4 or 8) at `offset` bytes from the start of the device, little-endian.
     /// The whole access lies inside the device's range. On an error the contents of `data` do not matter.
@@ -143,7 +143,7 @@ pub enum BusError {
     #[error("{device}: range {base:#x}+{len:#x} is empty or outside the {kind} space")]
     Range {
         /// Name of the device.
-        device: &'static str,
+        device: String,
         /// First address.
         base: u64,
         /// Length in bytes (ports).
@@ -155,13 +155,13 @@ pub enum BusError {
     #[error("{device}: range {base:#x}+{len:#x} overlaps {other}")]
     Overlap {
         /// Name of the device.
-        device: &'static str,
+        device: String,
         /// First address.
         base: u64,
         /// Length in bytes (ports).
         len: u64,
         /// Name of the device that is there.
-        other: &'static str,
+        other: String,
     },
 }
 
@@ -190,14 +190,19 @@ impl Bus {
     /// # Errors
     /// If the range is empty, leaves the address space, or overlaps another device's.
     pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn BusDevice>) -> Result<(), BusError> {
-        let name = device.name();
+        let name = || device.name().to_owned();
         let last = len.checked_sub(1).and_then(|rest| base.checked_add(rest));
         let Some(last) = last.filter(|last| *last <= self.kind.last()) else {
-            return Err(BusError::Range { device: name, base, len, kind: self.kind });
+            return Err(BusError::Range { device: name(), base, len, kind: self.kind });
         };
         let index = self.ranges.partition_point(|range| range.last < base);
         if let Some(next) = self.ranges.get(index).filter(|next| next.base <= last) {
-            return Err(BusError::Overlap { device: name, base, len, other: next.device.name() });
+            return Err(BusError::Overlap {
+                device: name(),
+                base,
+                len,
+                other: next.device.name().to_owned(),
+            });
         }
         self.ranges.insert(index, Range { base, last, device });
         Ok(())
@@ -265,8 +270,10 @@ impl Bus {
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let entry = |range: &Range| (format!("{:#x}..={:#x}", range.base, range.last), range.device.name());
-        f.debug_map().entries(self.ranges.iter().map(entry)).finish()
+        let entries = self.ranges.iter();
+        let entries =
+            entries.map(|range| (format!("{:#x}..={:#x}", range.base, range.last), range.device.name()));
+        f.debug_map().entries(entries).finish()
     }
 }
 

@@ -113,7 +113,10 @@ fn devices_find_their_place_in_any_order_and_never_overlap() {
     }
     for (base, len) in [(0x20, 1), (0x1F, 2), (0x2F, 0x12), (0, 0x1_0000), (0x6F, 1)] {
         let error = bus.insert(base, len, device()).unwrap_err();
-        assert_eq!(error, BusError::Overlap { device: "recorder", base, len, other: "recorder" });
+        assert_eq!(
+            error,
+            BusError::Overlap { device: "recorder".into(), base, len, other: "recorder".into() }
+        );
     }
     bus.insert(0x30, 0x10, device()).unwrap();
     let log = log(&metrics());
@@ -134,7 +137,7 @@ fn a_range_must_be_a_range_of_its_address_space() {
         (BusKind::Mmio, 1, u64::MAX.wrapping_add(1)),
     ] {
         let error = Bus::new(kind).insert(base, len, device()).unwrap_err();
-        assert_eq!(error, BusError::Range { device: "recorder", base, len, kind });
+        assert_eq!(error, BusError::Range { device: "recorder".into(), base, len, kind });
     }
     Bus::new(BusKind::Port).insert(0, 0x1_0000, device()).unwrap();
     Bus::new(BusKind::Mmio).insert(1, u64::MAX, device()).unwrap();

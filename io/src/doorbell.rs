@@ -84,6 +84,18 @@ impl Doorbell {
         DoorbellSender { fd: Arc::clone(&self.fd) }
     }
 
+    /// Another handle of the same doorbell, to listen again after its listener is gone. At most one listens at a
+    /// time.
+    pub fn share(&self) -> Self {
+        Self { fd: Arc::clone(&self.fd) }
+    }
+
+    /// Takes the rings that nobody waited for, and says how many they were. Never waits.
+    pub fn take_rings(&self) -> u64 {
+        // The only error that an eventfd can give is EAGAIN, which is none.
+        read_count(&self.fd).ok().flatten().unwrap_or(0)
+    }
+
     /// Registers the doorbell with this shard's loop. Rings from before count.
     ///
     /// # Errors

@@ -10,26 +10,34 @@
 //! Owns everything that is the same for all virtio devices. Never knows what a request means. Devices implement
 //! [`VirtioDevice`]; most hand each queue to a [`QueueTask`] with a [`RequestHandler`].
 
+mod assemble;
 mod chain;
-#[expect(dead_code, reason = "the transport uses it")]
 mod config;
 mod device;
-#[expect(dead_code, reason = "the transport uses it")]
 mod interrupt;
 mod layout;
+mod link;
+mod meter;
+mod mmio;
 mod queue;
+mod registers;
+mod rules;
 pub mod spec;
 pub mod state;
 mod task;
 mod walk;
+mod worker;
 
+pub use assemble::{AssembleError, DRAIN_DEADLINE, MakeDevice, VirtioSpec, WorkerSeed};
 pub use chain::{Chain, OutsideChain};
 pub use config::ConfigSpace;
 pub(crate) use device::report_broken;
 pub use device::{HostEvent, Identity, LocalBoxFuture, QueueParts, VirtioDevice};
 pub use interrupt::QueueInterrupt;
 pub use layout::{QueueLayout, RawLayout};
+pub use mmio::MmioTransport;
 pub use queue::{Owed, Queue, QueueError, Token};
 pub use state::{DeviceState, QueueRegisters, QueueState, TransportState, VirtioState};
 pub use task::{QueueTask, RequestHandler};
 pub use walk::ChainError;
+pub use worker::{WorkerError, WorkerHandle};

@@ -1,0 +1,521 @@
+//! The worker of a device: the one task on the shard that calls it.
+//!
+//! Owns the device, its doorbells and the order of things: commands of the driver and of the host are done one
+//! after another, as they were sent. A command of the driver is answered when everything that it entails is done;
+//! a reset, when no host write to guest memory can follow. Never serves a request: that is what the device's queues
+//! are for.
+//!
+//! While the device is suspended the driver's commands wait for the resume. If vCPUs are paused before the device
+//! is suspended, none are left over: they were sent before.
+//!
+//! A drain that takes longer than its deadline ends in cancellation and in [`WorkerError::Unrecoverable`]: then
+//! something may write guest memory for ever, which is why that memory is leaked and no waiting vCPU is answered.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use ringlet_io::{Budget, Doorbell, Limiter, MonoTime, Owner, ShardContext, Task};
+use ringlet_metrics::{GuestErrorKind, GuestLog, guest_error};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+
+use super::device::{HostEvent, QueueParts, VirtioDevice};
+use super::interrupt::QueueInterrupt;
+use super::link::Ticket;
+use super::meter::Meter;
+use super::mmio::Shared;
+use super::queue::Queue;
+use super::registers::GuestCommand;
+use super::spec::status;
+use super::state::{QueueState, VirtioState};
+use crate::error::GuestError;
+use crate::state::StateError;
+
+/// Why a device's worker cannot do what it was asked, or has ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// Requests did not complete in time and were cancelled; the VM cannot go on.
+    #[error("{device}: queues {queues:?} did not drain within {deadline:?}; the VM is unrecoverable")]
+    Unrecoverable {
+        /// The device.
+        device: String,
+        /// Its queues with requests in flight.
+        queues: Vec<u16>,
+        /// How long they had.
+        deadline: Duration,
+    },
+    /// The device could not be made.
+    #[error("{device}: {source}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A queue could not be started.
+    #[error("{device}: queue {queue} cannot be started: {reason}")]
+    Queue {
+        /// The device.
+        device: String,
+        /// Its queue.
+        queue: u16,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The device refuses a saved state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The device is not suspended, so its state cannot be saved.
+    #[error("{device} is not suspended")]
+    NotSuspended {
+        /// The device.
+        device: String,
+    },
+    /// A write by the driver waits for the resume, and no state can hold it: resume, and suspend again.
+    #[error("{device}: a register write is under way")]
+    Busy {
+        /// The device.
+        device: String,
+    },
+    /// The worker has ended.
+    #[error("{device}: the worker has ended")]
+    Ended {
+        /// The device.
+        device: String,
+    },
+}
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Guest { command: GuestCommand, ticket: Arc<Ticket> },
+    Host(HostCommand),
+}
+
+/// What the host asks.
+#[derive(Debug)]
+pub(super) enum HostCommand {
+    Suspend(oneshot::Sender<()>),
+    Resume(oneshot::Sender<()>),
+    Save(oneshot::Sender<Result<VirtioState, WorkerError>>),
+    Notice(HostEvent),
+    Stop(oneshot::Sender<()>),
+}
+
+/// The host's handle of a worker; lives on the shard. Dropping it lets the worker run on; its task ends
+/// with the shard.
+pub struct WorkerHandle {
+    device: String,
+    commands: UnboundedSender<Command>,
+    task: Task<Result<(), WorkerError>>,
+}
+
+impl WorkerHandle {
+    /// Stops all queues: when it returns nothing is in flight, the driver has been told of all that was completed,
+    /// and nothing happens until the resume. Pause the vCPUs first. Idempotent.
+    ///
+    /// # Errors
+    /// The worker has ended; [`WorkerHandle::ended`] says why.
+    pub async fn suspend(&self) -> Result<(), WorkerError> {
+        self.ask(HostCommand::Suspend).await
+    }
+
+    /// Starts the queues that the suspension stopped. Idempotent.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn resume(&self) -> Result<(), WorkerError> {
+        self.ask(HostCommand::Resume).await
+    }
+
+    /// The state to save.
+    ///
+    /// # Errors
+    /// The device is not suspended, or a register write waits for the resume, or the worker has ended.
+    pub async fn save(&self) -> Result<VirtioState, WorkerError> {
+        self.ask(HostCommand::Save).await?
+    }
+
+    /// Tells the device something. Returns at once.
+    pub fn notice(&self, event: HostEvent) {
+        // A worker that has ended does not care.
+        let _ = self.commands.send(Command::Host(HostCommand::Notice(event)));
+    }
+
+    /// Drains for good and ends the worker.
+    ///
+    /// # Errors
+    /// The drain failed, now or earlier.
+    pub async fn stop(mut self) -> Result<(), WorkerError> {
+        let asked = self.ask(HostCommand::Stop).await;
+        match self.ended().await {
+            Some(error) => Err(error),
+            None => asked,
+        }
+    }
+
+    /// Waits until the worker has ended, and says why if it was not asked to. Cancel-safe.
+    pub async fn ended(&mut self) -> Option<WorkerError> {
+        match (&mut self.task).await {
+            Ok(result) => result.err(),
+            Err(_) => Some(WorkerError::Ended { device: self.device.clone() }),
+        }
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> HostCommand) -> Result<T, WorkerError> {
+        let ended = |()| WorkerError::Ended { device: self.device.clone() };
+        let (sender, answer) = oneshot::channel();
+        self.commands.send(Command::Host(make(sender))).map_err(|_| ended(()))?;
+        answer.await.map_err(|_| ended(()))
+    }
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerHandle")
+            .field("device", &self.device)
+            .field("task", &self.task)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a worker runs with, apart from the device.
+pub(super) struct Setup {
+    pub(super) shared: Arc<Shared>,
+    pub(super) doorbells: Vec<Doorbell>,
+    pub(super) commands: UnboundedReceiver<Command>,
+    pub(super) limiter: Limiter,
+    pub(super) log: Arc<GuestLog>,
+    pub(super) drain_deadline: Duration,
+    /// Where to go on.
+    pub(super) restored: Option<VirtioState>,
+}
+
+/// One queue, as the worker sees it.
+struct Seat {
+    doorbell: Doorbell,
+    running: bool,
+    /// Where it was stopped by a suspension.
+    suspended: Option<QueueState>,
+}
+
+/// A device at work.
+pub(super) struct Worker {
+    cx: ShardContext,
+    owner: Owner,
+    budget: Budget,
+    meter: Meter,
+    device: Box<dyn VirtioDevice>,
+    shared: Arc<Shared>,
+    seats: Vec<Seat>,
+    commands: UnboundedReceiver<Command>,
+    deferred: VecDeque<(GuestCommand, Arc<Ticket>)>,
+    suspended: bool,
+    limiter: Limiter,
+    log: Arc<GuestLog>,
+    drain_deadline: Duration,
+}
+
+/// Starts a worker.
+pub(super) fn spawn(
+    cx: &ShardContext,
+    owner: &Owner,
+    make: impl FnOnce(&ShardContext) -> io::Result<Box<dyn VirtioDevice>> + 'static,
+    setup: Setup,
+    commands: UnboundedSender<Command>,
+) -> WorkerHandle {
+    let device = setup.shared.identity.id.clone();
+    let (name, context, payer) = (device.clone(), cx.clone(), owner.clone());
+    let task = cx.spawn(owner, async move {
+        let made = make(&context).map_err(|source| WorkerError::Device { device: name, source })?;
+        Worker::new(&context, &payer, made, setup)?.run().await
+    });
+    WorkerHandle { device, commands, task }
+}
+
+impl Worker {
+    fn new(
+        cx: &ShardContext,
+        owner: &Owner,
+        mut device: Box<dyn VirtioDevice>,
+        setup: Setup,
+    ) -> Result<Self, WorkerError> {
+        let Setup { shared, doorbells, commands, limiter, log, drain_deadline, restored } = setup;
+        let seat = |doorbell| Seat { doorbell, running: false, suspended: None };
+        let mut seats: Vec<Seat> = doorbells.into_iter().map(seat).collect();
+        let suspended = restored.is_some();
+        if let Some(state) = restored {
+            if u32::from(state.transport.status) & status::FEATURES_OK != 0 {
+                let features = state.transport.driver_features;
+                let refused =
+                    |_| StateError::Field { device: "virtio", field: "driver_features", value: features };
+                device.negotiate(features).map_err(refused)?;
+            }
+            device.restore(&state.device)?;
+            for (seat, state) in seats.iter_mut().zip(state.queues) {
+                seat.suspended = state;
+            }
+        }
+        let (cx, owner) = (cx.clone(), owner.clone());
+        let (budget, meter, deferred) = (cx.budget(&owner), Meter::default(), VecDeque::new());
+        Ok(Self {
+            cx,
+            owner,
+            budget,
+            meter,
+            device,
+            shared,
+            seats,
+            commands,
+            deferred,
+            suspended,
+            limiter,
+            log,
+            drain_deadline,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), WorkerError> {
+        while let Some(command) = self.commands.recv().await {
+            match command {
+                Command::Guest { command, ticket } if self.suspended => {
+                    self.deferred.push_back((command, ticket))
+                }
+                Command::Guest { command, ticket } => self.guest(command, &ticket).await?,
+                Command::Host(HostCommand::Stop(answer)) => {
+                    self.stop(0..self.count()).await?;
+                    self.shared.link.leave();
+                    let _ = answer.send(());
+                    return Ok(());
+                }
+                Command::Host(command) => self.host(command).await?,
+            }
+        }
+        // Neither a transport nor a handle is left, so no vCPU either.
+        self.stop(0..self.count()).await.map(drop)
+    }
+
+    async fn host(&mut self, command: HostCommand) -> Result<(), WorkerError> {
+        match command {
+            HostCommand::Suspend(answer) => {
+                self.suspend().await?;
+                let _ = answer.send(());
+            }
+            HostCommand::Resume(answer) => {
+                self.resume().await?;
+                let _ = answer.send(());
+            }
+            HostCommand::Save(answer) => {
+                let _ = answer.send(self.save());
+            }
+            HostCommand::Notice(event) => self.device.notice(event),
+            // Handled by `run`, which it ends.
+            HostCommand::Stop(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn suspend(&mut self) -> Result<(), WorkerError> {
+        for (index, state) in self.stop(0..self.count()).await? {
+            if let Some(seat) = self.seats.get_mut(usize::from(index)) {
+                seat.suspended = Some(state);
+            }
+        }
+        self.suspended = true;
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<(), WorkerError> {
+        self.suspended = false;
+        for index in 0..self.count() {
+            let seat = self.seats.get_mut(usize::from(index));
+            if let Some(state) = seat.and_then(|seat| seat.suspended.take()) {
+                self.start(index, Some(state))?;
+            }
+        }
+        while let Some((command, ticket)) = self.deferred.pop_front() {
+            self.guest(command, &ticket).await?;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<VirtioState, WorkerError> {
+        let device = self.shared.identity.id.clone();
+        if !self.suspended {
+            return Err(WorkerError::NotSuspended { device });
+        }
+        let registers = self.shared.registers();
+        if registers.pending.is_some() {
+            return Err(WorkerError::Busy { device });
+        }
+        let low = |bits: u32| bits.to_le_bytes()[0];
+        let signals = &self.shared.signals;
+        Ok(VirtioState {
+            version: VirtioState::VERSION,
+            device_type: self.shared.identity.device_type,
+            transport: registers.save(low(signals.status()), low(signals.isr())),
+            queues: self.seats.iter().map(|seat| seat.suspended).collect(),
+            device: self.device.save(),
+        })
+    }
+
+    /// Does what a driver's write entails, and answers.
+    async fn guest(&mut self, command: GuestCommand, ticket: &Ticket) -> Result<(), WorkerError> {
+        self.budget.spend().await;
+        if let Some(wait) = self.meter.charge(MonoTime::now()) {
+            let id = &self.shared.identity.id;
+            guest_error!(
+                self.log,
+                GuestErrorKind::SlowWriteRate,
+                "{id}: slow registers are written too fast"
+            );
+            self.cx.timer().sleep(wait).await;
+        }
+        match command {
+            GuestCommand::Reset => self.reset().await?,
+            GuestCommand::Negotiate { features, bits } => match self.device.negotiate(features) {
+                Ok(()) => self.shared.signals.add_status(bits),
+                Err(error) => self.refuse(&error),
+            },
+            GuestCommand::Start { bits } => {
+                self.shared.signals.add_status(bits);
+                for index in self.ready() {
+                    self.start(index, None)?;
+                }
+            }
+            GuestCommand::StartQueue(index) => self.start(index, None)?,
+            GuestCommand::StopQueue { index, reset } => {
+                self.stop(index..index.saturating_add(1)).await?;
+                self.shared.metrics.queue_resets.inc();
+                self.shared.registers().queue_stopped(index, reset);
+            }
+            GuestCommand::WriteConfig { offset, data, len } => {
+                if let Err(error) = self.device.write_config(offset, data.get(..len).unwrap_or_default()) {
+                    self.refuse(&error);
+                }
+            }
+        }
+        self.shared.registers().pending = None;
+        ticket.finish();
+        self.shared.link.wake();
+        Ok(())
+    }
+
+    async fn reset(&mut self) -> Result<(), WorkerError> {
+        let stopped = self.stop(0..self.count()).await?.len();
+        self.shared.metrics.queue_resets.add(stopped as u64);
+        self.device.reset();
+        for seat in &self.seats {
+            self.shared.metrics.stray_notifications.add(seat.doorbell.take_rings());
+        }
+        self.shared.registers().reset();
+        self.shared.signals.reset();
+        Ok(())
+    }
+
+    /// Counts and logs what the device refuses.
+    fn refuse(&self, error: &GuestError) {
+        let id = &self.shared.identity.id;
+        guest_error!(self.log, error.kind(), "{id}: {error}");
+    }
+
+    fn count(&self) -> u16 {
+        u16::try_from(self.seats.len()).unwrap_or(u16::MAX)
+    }
+
+    /// The queues that the driver enabled.
+    fn ready(&self) -> Vec<u16> {
+        let registers = self.shared.registers();
+        let slots = (0u16..).zip(&registers.slots);
+        slots.filter(|(_, slot)| slot.layout.is_some()).map(|(index, _)| index).collect()
+    }
+
+    fn start(&mut self, index: u16, state: Option<QueueState>) -> Result<(), WorkerError> {
+        let shared = &self.shared;
+        let failed =
+            |reason: String| WorkerError::Queue { device: shared.identity.id.clone(), queue: index, reason };
+        let (layout, features) = {
+            let registers = shared.registers();
+            let slot = registers.slots.get(usize::from(index));
+            (slot.and_then(|slot| slot.layout), registers.driver_features)
+        };
+        let seat = self.seats.get_mut(usize::from(index)).filter(|seat| !seat.running);
+        let (Some(layout), Some(seat)) = (layout, seat) else {
+            return Err(failed("it is not enabled, or running already".to_owned()));
+        };
+        if state.is_none() {
+            // Rings from before the queue was ready. It looks at its ring anyway.
+            shared.metrics.stray_notifications.add(seat.doorbell.take_rings());
+        }
+        let queue = Queue::new(layout, features, &shared.ram).map_err(|error| failed(error.to_string()))?;
+        let doorbell = seat.doorbell.share().listen(&self.cx).map_err(|error| failed(error.to_string()))?;
+        let parts = QueueParts {
+            cx: self.cx.clone(),
+            index,
+            queue,
+            doorbell,
+            interrupt: QueueInterrupt::new(&shared.signals),
+            ram: shared.ram.clone(),
+            limiter: self.limiter.clone(),
+            budget: self.cx.budget(&self.owner),
+            owner: self.owner.clone(),
+            metrics: Arc::clone(&shared.metrics),
+            log: Arc::clone(&self.log),
+        };
+        seat.running = true;
+        self.device.start_queue(index, parts, state);
+        Ok(())
+    }
+
+    /// Drains the queues that run, all at once; gives where each stopped.
+    async fn stop(&mut self, queues: std::ops::Range<u16>) -> Result<Vec<(u16, QueueState)>, WorkerError> {
+        let mut left = Vec::new();
+        let mut draining = FuturesUnordered::new();
+        for index in queues {
+            let Some(seat) = self.seats.get_mut(usize::from(index)) else { continue };
+            // Also what an earlier suspension left is over now.
+            seat.suspended = seat.suspended.filter(|_| self.suspended);
+            if std::mem::take(&mut seat.running) {
+                let stopped = self.device.stop_queue(index);
+                draining.push(async move { (index, stopped.await) });
+                left.push(index);
+            }
+        }
+        let mut states = Vec::with_capacity(left.len());
+        let mut deadline = pin!(self.cx.timer().sleep(self.drain_deadline));
+        while !draining.is_empty() {
+            tokio::select! {
+                biased;
+                stopped = draining.next() => match stopped {
+                    Some((index, Some(state))) => {
+                        left.retain(|other| *other != index);
+                        states.push((index, state));
+                    }
+                    // The task of a queue that ran is gone: what it had in flight may still write.
+                    _ => break,
+                },
+                () = &mut deadline => break,
+            }
+        }
+        if left.is_empty() { Ok(states) } else { Err(self.lose(left)) }
+    }
+
+    /// Requests cannot be reclaimed: the memory that they may write must stay for ever.
+    fn lose(&self, queues: Vec<u16>) -> WorkerError {
+        std::mem::forget(self.shared.ram.clone());
+        let error = WorkerError::Unrecoverable {
+            device: self.shared.identity.id.clone(),
+            queues,
+            deadline: self.drain_deadline,
+        };
+        tracing::error!(%error, "a device did not drain");
+        error
+    }
+}
