@@ -75,8 +75,8 @@ impl Default for ConsoleSize {
 pub struct ConsoleParts {
     /// Identifier within the VM, such as `console0`.
     pub id: String,
-    /// Size of the terminal; the host tells of another one by [`HostEvent::Resized`].
-    pub size: ConsoleSize,
+    /// Made by [`Console::config_of`].
+    pub config: ConfigSpace,
     /// What the guest reads. It waits here until the guest does.
     pub input: PipeReader,
     /// Where goes what the guest prints.
@@ -90,7 +90,6 @@ pub struct ConsoleParts {
 pub struct Console {
     identity: Identity,
     config: ConfigSpace,
-    size: ConsoleSize,
     /// The driver wants to know of a change of size.
     size_accepted: bool,
     input: Rc<PipeReader>,
@@ -113,15 +112,19 @@ impl Console {
         }
     }
 
+    /// A configuration space for a terminal of this size; [`HostEvent::Resized`] tells of another one later.
+    pub fn config_of(size: ConsoleSize) -> ConfigSpace {
+        let mut bytes = [0; CONFIG_LEN];
+        size.write_to(&mut bytes);
+        ConfigSpace::new(bytes)
+    }
+
     /// A console.
     pub fn new(parts: ConsoleParts) -> Self {
-        let ConsoleParts { id, size, input, output, metrics } = parts;
-        let config = ConfigSpace::new([0; CONFIG_LEN]);
-        config.update(|bytes| size.write_to(bytes));
+        let ConsoleParts { id, config, input, output, metrics } = parts;
         Self {
             identity: Self::identity_of(id),
             config,
-            size,
             size_accepted: false,
             input: Rc::new(input),
             output: Rc::new(output),
@@ -134,15 +137,22 @@ impl Console {
 
     /// Sets the size, and tells a driver that wants to know.
     fn resize(&mut self, size: ConsoleSize) {
-        if size == self.size {
+        if size == self.size() {
             return;
         }
-        self.size = size;
         if self.size_accepted {
             self.config.publish(|bytes| size.write_to(bytes));
         } else {
             self.config.update(|bytes| size.write_to(bytes));
         }
+    }
+
+    fn size(&self) -> ConsoleSize {
+        let mut fields = [0; 4];
+        // Four bytes are there: the space has twelve.
+        let _ = self.config.read(0, &mut fields);
+        let [a, b, c, d] = fields;
+        ConsoleSize { columns: u16::from_le_bytes([a, b]), rows: u16::from_le_bytes([c, d]) }
     }
 
     fn task(&mut self, index: u16) -> Option<&mut Option<OrderedTask>> {
@@ -215,7 +225,6 @@ impl VirtioDevice for Console {
         let Self {
             identity: _,
             config: _,
-            size: _,
             size_accepted,
             input: _,
             output: _,
@@ -229,7 +238,7 @@ impl VirtioDevice for Console {
     }
 
     fn save(&self) -> DeviceState {
-        let ConsoleSize { columns, rows } = self.size;
+        let ConsoleSize { columns, rows } = self.size();
         DeviceState::Console { columns, rows, sent: self.sent.get() }
     }
 
@@ -237,8 +246,7 @@ impl VirtioDevice for Console {
         let DeviceState::Console { columns, rows, sent } = *state else {
             return Err(StateError::Field { device: "console", field: "kind", value: 0 });
         };
-        self.size = ConsoleSize { columns, rows };
-        let size = self.size;
+        let size = ConsoleSize { columns, rows };
         self.config.update(|bytes| size.write_to(bytes));
         self.sent.set(sent);
         Ok(())
