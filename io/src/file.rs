@@ -330,7 +330,8 @@ impl Ring {
         file.outcome(result, PollFlags::OUT)
     }
 
-    async fn on_file(&self, file: &RingFile, buf: Vec<u8>, start: usize, kind: Kind) -> BufResult {
+    /// Runs an operation on bytes of ours, from `start` on.
+    pub(crate) async fn on_file(&self, file: &RingFile, buf: Vec<u8>, start: usize, kind: Kind) -> BufResult {
         let (result, memory) = self.operate(file, Memory::Ours(buf), start, kind, Sort::File).await;
         (result, memory.into_bytes())
     }

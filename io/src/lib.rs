@@ -6,6 +6,7 @@ pub mod ram;
 
 mod budget;
 mod clock;
+pub mod disk;
 pub mod doorbell;
 mod engine;
 mod epoll;

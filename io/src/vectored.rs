@@ -9,8 +9,8 @@ use crate::file::{Ring, RingFile, Sort};
 use crate::lease::{Lease, LeaseUse};
 use crate::operation::{Allocation, Kind, Memory};
 
-/// What an operation on guest RAM gives back: how many bytes, or why not, and the lease.
-pub type LeaseResult = (io::Result<usize>, Lease);
+/// What an operation on guest RAM gives back: how many bytes (or nothing), or why not, and the lease.
+pub type LeaseResult<T = usize> = (io::Result<T>, Lease);
 
 impl Ring {
     /// Reads from `offset` of the file into guest RAM, from the lease's byte `start` on; fewer bytes at the end of
