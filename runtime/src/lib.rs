@@ -16,6 +16,8 @@
 mod assembly;
 pub mod check;
 mod config;
+mod console;
+mod devices;
 mod error;
 pub mod images;
 mod kvm;
@@ -23,6 +25,7 @@ mod lifecycle;
 mod machine;
 mod meter;
 mod outcome;
+mod pumps;
 mod reaper;
 mod runtime;
 mod serial;
@@ -37,11 +40,12 @@ pub use config::{
     MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MIN_MEMORY_MIB, MachineConfig,
     VmConfig, Volatile,
 };
+pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole};
 pub use error::{Error, Result};
 pub use outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
 pub use ringlet_boot::{BootError, Image, ImageError, Initrd};
 pub use ringlet_io::{Engine, EngineChoice, EngineError, EngineKind, RamError, ShardError};
 pub use ringlet_metrics::{Escaped, Registry, VmMetrics, VmState};
 pub use runtime::{Runtime, RuntimeOptions};
-pub use serial::{Console, ConsoleBuffer, LineConsole, SerialInput};
+pub use serial::SerialInput;
 pub use vm::Vm;

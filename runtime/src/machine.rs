@@ -1,7 +1,7 @@
 //! What the vCPUs of one VM share: the buses with their devices, interrupt routing, RAM and metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringlet_boot::cpuid::Backend;
@@ -12,6 +12,13 @@ use ringlet_io::GuestRam;
 use ringlet_metrics::{BootPhase, GuestLog, Registry, VmMetrics};
 
 use crate::kvm::routing::Routing;
+use crate::meter::Meter;
+
+/// Writes of slow registers (reset, status, queue set-up) that a guest may make at once: what setting up all the
+/// devices of a VM takes.
+const SLOW_WRITES: u32 = 512;
+/// The time that each further one costs the guest: 1,000 a second.
+const SLOW_WRITE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The machine around the vCPUs. Holds no thread and no vCPU, so that it can outlive them.
 pub(crate) struct Machine {
@@ -22,12 +29,28 @@ pub(crate) struct Machine {
     pub(crate) serial_output: Arc<SerialOutput>,
     pub(crate) ram: GuestRam,
     pub(crate) backend: Backend,
-    pub(crate) log: GuestLog,
+    pub(crate) log: Arc<GuestLog>,
     pub(crate) metrics: Arc<VmMetrics>,
     pub(crate) phases: Arc<Phases>,
+    pub(crate) slow_writes: SlowWrites,
+}
+
+/// What the guest's writes of slow registers may cost the shard.
+#[derive(Debug)]
+pub(crate) struct SlowWrites(Mutex<Meter>);
+
+impl Default for SlowWrites {
+    fn default() -> Self {
+        Self(Mutex::new(Meter::new(SLOW_WRITES, SLOW_WRITE_INTERVAL)))
+    }
 }
 
 impl Machine {
+    /// Charges one write of a slow register; returns until when the vCPU that made it has to wait.
+    pub(crate) fn charge_slow_write(&self, now: Instant) -> Option<Instant> {
+        self.slow_writes.0.lock().unwrap_or_else(PoisonError::into_inner).charge(now)
+    }
+
     /// What a suberror of `KVM_EXIT_INTERNAL_ERROR` means here (KVM API, section 5), in `ring` and at an instruction
     /// that is in RAM or not.
     pub(crate) fn describe_internal_error(&self, suberror: u32, ring: u16, in_ram: bool) -> String {

@@ -1,123 +1,25 @@
-//! The serial console on the shard's side: what the guest prints goes out, what the host types goes in.
+//! The serial port on the shard's side: what the guest prints goes out, what the host types goes in.
 //!
 //! Output is taken from the VM's [`SerialOutput`] in batches: the first byte at once, what follows in one write a
 //! millisecond. Where the console is a stream, nothing is lost and a slow reader makes the guest wait; elsewhere
-//! the oldest output is dropped and counted. Guest bytes are raw only in a stream; lines are escaped (SEC-13).
+//! the oldest output is dropped and counted.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ringlet_devices::{Overflow, Serial, SerialOutput};
-use ringlet_io::{Owner, Ring, RingFile, ShardContext, Task};
-use ringlet_metrics::{Escaped, VmMetrics};
+use ringlet_devices::{Serial, SerialOutput};
+use ringlet_io::{Owner, ShardContext, Task};
+use ringlet_metrics::VmMetrics;
 use tokio::sync::{Notify, mpsc};
 
+use crate::console::{Console, Sink};
 use crate::vcpu::VcpuControl;
 
 /// Least time between two writes of one VM's output.
 const BATCH: Duration = Duration::from_millis(1);
-/// Longest line of a prefixed console in bytes; longer ones are broken.
-const MAX_LINE: usize = 4096;
-/// Bytes of prefixed, escaped output that are made, and written, at a time.
-const CHUNK: usize = 32 << 10;
 /// Blocks of input that may wait for the guest; the sender waits beyond that.
 const INPUT_QUEUE: usize = 16;
-
-/// Where a VM's serial output goes.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub enum Console {
-    /// Nowhere; it is counted only.
-    #[default]
-    Discard,
-    /// To a stream, byte for byte. A guest that prints faster than the stream takes waits.
-    Stream(Arc<OwnedFd>),
-    /// To a stream that several VMs share: whole lines, each with a prefix, control characters escaped. Output
-    /// that the stream does not take in time is dropped, oldest first, and counted.
-    Lines(LineConsole),
-    /// Into memory: the last bytes.
-    Buffer(ConsoleBuffer),
-}
-
-impl Console {
-    /// What happens when the guest prints faster than the console takes.
-    pub(crate) fn overflow(&self) -> Overflow {
-        match self {
-            Self::Stream(_) => Overflow::Park,
-            Self::Discard | Self::Lines(_) | Self::Buffer(_) => Overflow::DropOldest,
-        }
-    }
-}
-
-/// A console of prefixed lines. Clones share the stream, and their lines do not mix.
-#[derive(Debug, Clone)]
-pub struct LineConsole {
-    stream: Arc<OwnedFd>,
-    turn: Arc<tokio::sync::Mutex<()>>,
-    prefix: String,
-}
-
-impl LineConsole {
-    /// A console that writes to `stream`, without a prefix.
-    pub fn new(stream: OwnedFd) -> Self {
-        Self { stream: Arc::new(stream), turn: Arc::default(), prefix: String::new() }
-    }
-
-    /// The same stream with each line preceded by `prefix`.
-    pub fn with_prefix(&self, prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), ..self.clone() }
-    }
-}
-
-/// The last bytes of a VM's serial output, in memory. Clones share them.
-#[derive(Debug, Clone)]
-pub struct ConsoleBuffer {
-    held: Arc<Mutex<Held>>,
-    capacity: usize,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    bytes: VecDeque<u8>,
-    first_byte_at: Option<Instant>,
-}
-
-impl ConsoleBuffer {
-    /// Keeps the last `capacity` bytes.
-    pub fn new(capacity: usize) -> Self {
-        Self { held: Arc::default(), capacity }
-    }
-
-    /// A copy of what is there, oldest first.
-    pub fn contents(&self) -> Vec<u8> {
-        self.lock().bytes.iter().copied().collect()
-    }
-
-    /// When the first byte of all arrived here; `None` before that.
-    pub fn first_byte_at(&self) -> Option<Instant> {
-        self.lock().first_byte_at
-    }
-
-    fn append(&self, new: &[u8]) {
-        if new.is_empty() {
-            return;
-        }
-        let mut held = self.lock();
-        held.first_byte_at.get_or_insert_with(Instant::now);
-        let length = held.bytes.len();
-        let new = new.get(new.len().saturating_sub(self.capacity)..).unwrap_or_default();
-        let excess = (length + new.len()).saturating_sub(self.capacity);
-        held.bytes.drain(..excess.min(length));
-        held.bytes.extend(new);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The host's side of a VM's serial input.
 #[derive(Debug, Clone)]
@@ -175,10 +77,7 @@ impl SerialParts {
     pub(crate) fn start(self, cx: &ShardContext, owner: &Owner) -> SerialPumps {
         let end = Arc::new(Notify::new());
         let pump = OutputPump {
-            sink: Sink::new(self.console, cx).unwrap_or_else(|error| {
-                tracing::error!(%error, "the console cannot be opened; serial output is discarded");
-                Sink::Discard
-            }),
+            sink: Sink::open(self.console, cx),
             output: Arc::clone(&self.output),
             bell: self.output_bell,
             controls: self.controls,
@@ -284,121 +183,8 @@ impl OutputPump {
         }
     }
 
-    /// A reader that is gone is no failure of the VM: what it prints from now on has nowhere to go.
     fn lose(&mut self, bytes: u64, error: &io::Error) {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            tracing::debug!("the console's reader is gone; serial output is discarded");
-        } else {
-            tracing::warn!(vm = self.metrics.id(), %error, "the console cannot be written; serial output is discarded");
-        }
         self.metrics.serial_dropped_bytes.add(bytes);
-        self.sink = Sink::Discard;
+        self.sink.lose(self.metrics.id(), error);
     }
 }
-
-/// A console at work.
-enum Sink {
-    Discard,
-    Stream { ring: Ring, file: RingFile },
-    Lines(Lines),
-    Buffer(ConsoleBuffer),
-}
-
-impl Sink {
-    fn new(console: Console, cx: &ShardContext) -> io::Result<Self> {
-        let ring = cx.ring().clone();
-        Ok(match console {
-            Console::Discard => Self::Discard,
-            Console::Buffer(buffer) => Self::Buffer(buffer),
-            Console::Stream(stream) => Self::Stream { ring, file: RingFile::new(stream.try_clone()?) },
-            Console::Lines(console) => {
-                let file = RingFile::new(console.stream.try_clone()?);
-                Self::Lines(Lines { cx: cx.clone(), file, console, pending: Vec::new() })
-            }
-        })
-    }
-
-    /// Writes the batch and leaves it empty, whether it could be written or not.
-    async fn write(&mut self, batch: &mut Vec<u8>) -> io::Result<()> {
-        match self {
-            Self::Discard => batch.clear(),
-            Self::Buffer(buffer) => {
-                buffer.append(batch);
-                batch.clear();
-            }
-            Self::Stream { ring, file } => write_all(ring, file, batch).await?,
-            Self::Lines(lines) => {
-                lines.pending.append(batch);
-                lines.write(batch, false).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The VM has ended: an unfinished line is finished.
-    async fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Lines(lines) => lines.write(&mut Vec::new(), true).await,
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A console of lines at work.
-struct Lines {
-    cx: ShardContext,
-    file: RingFile,
-    console: LineConsole,
-    pending: Vec<u8>,
-}
-
-impl Lines {
-    /// Writes the whole lines of what is pending (with `all`, also what is unfinished), some at a time: a prefix and
-    /// escapes make much of little, and neither memory nor the stream is taken from the other VMs for longer.
-    async fn write(&mut self, buffer: &mut Vec<u8>, all: bool) -> io::Result<()> {
-        loop {
-            let turn = self.console.turn.lock().await;
-            *buffer = take_lines(&mut self.pending, &self.console.prefix, all);
-            if buffer.is_empty() {
-                return Ok(());
-            }
-            write_all(self.cx.ring(), &self.file, buffer).await?;
-            drop(turn);
-            self.cx.next_turn().await;
-        }
-    }
-}
-
-/// Writes `bytes`, keeping their allocation for the next batch.
-async fn write_all(ring: &Ring, file: &RingFile, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let (result, buffer) = ring.write_all(file, std::mem::take(bytes)).await;
-    *bytes = buffer;
-    bytes.clear();
-    result.map(drop)
-}
-
-/// Takes whole lines out of `pending` (with `all`, also what is unfinished) and makes them fit for a terminal: some of
-/// them, [`CHUNK`] bytes or a little more.
-fn take_lines(pending: &mut Vec<u8>, prefix: &str, all: bool) -> Vec<u8> {
-    let mut lines = Vec::new();
-    let mut rest = pending.as_slice();
-    while lines.len() < CHUNK {
-        let (line, after) = match rest.iter().position(|&byte| byte == b'\n') {
-            Some(end) if end < MAX_LINE => (rest.get(..end), rest.get(end + 1..)),
-            _ if rest.len() >= MAX_LINE => (rest.get(..MAX_LINE), rest.get(MAX_LINE..)),
-            _ if all && !rest.is_empty() => (Some(rest), None),
-            _ => break,
-        };
-        let line = line.unwrap_or_default();
-        let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        lines.extend(format!("{prefix}{}\n", Escaped(&text)).bytes());
-        rest = after.unwrap_or_default();
-    }
-    let taken = pending.len() - rest.len();
-    pending.drain(..taken);
-    lines
-}
-
-#[cfg(test)]
-#[path = "serial_test.rs"]
-mod tests;

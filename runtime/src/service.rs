@@ -4,7 +4,9 @@ use ringlet_io::{Owner, Service, ShardContext, Task};
 use tokio::sync::mpsc::WeakUnboundedSender;
 
 use crate::assembly::VmParts;
+use crate::devices::Devices;
 use crate::lifecycle::VmCommand;
+use crate::pumps::Pumps;
 
 /// The VMs of one shard.
 pub(crate) struct VmService {
@@ -32,10 +34,11 @@ impl Service for VmService {
 
     fn command(&mut self, cx: &ShardContext, parts: Box<VmParts>) {
         self.vms.retain(|vm| !vm.life.is_finished());
-        let VmParts { task, serial, commands } = *parts;
+        let VmParts { task, serial, devices, console, commands } = *parts;
         let owner = Owner::new(serial.metrics.clone());
-        let pumps = serial.start(cx, &owner);
-        let life = cx.spawn(&owner, task.run(cx.clone(), pumps));
+        let pumps = Pumps::start(serial, console, cx, &owner);
+        let devices = Devices::start(devices, cx, &owner);
+        let life = cx.spawn(&owner, task.run(cx.clone(), pumps, devices));
         self.vms.push(Resident { life, commands });
     }
 

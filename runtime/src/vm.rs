@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringlet_devices::virtio::HostEvent;
 use ringlet_metrics::{VmMetrics, VmState};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::config::CONSOLE_ID;
+use crate::console::ConsoleInput;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Reply, VmCommand};
 use crate::machine::Phases;
@@ -17,6 +20,14 @@ pub(crate) struct Identity {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) metrics: Arc<VmMetrics>,
+}
+
+/// The host's ends of a VM's input.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    pub(crate) serial: SerialInput,
+    /// That of its virtio console, if it has one.
+    pub(crate) console: Option<ConsoleInput>,
 }
 
 /// What a VM tells its handle.
@@ -44,7 +55,7 @@ pub struct Vm {
     commands: mpsc::UnboundedSender<VmCommand>,
     status: Arc<VmStatus>,
     metrics: Arc<VmMetrics>,
-    input: SerialInput,
+    inputs: Inputs,
 }
 
 impl Vm {
@@ -52,10 +63,10 @@ impl Vm {
         identity: Identity,
         commands: mpsc::UnboundedSender<VmCommand>,
         status: Arc<VmStatus>,
-        input: SerialInput,
+        inputs: Inputs,
     ) -> Self {
         let Identity { id, name, metrics } = identity;
-        Self { id, name, commands, status, metrics, input }
+        Self { id, name, commands, status, metrics, inputs }
     }
 
     /// The VM's identifier, unique in its runtime.
@@ -86,7 +97,27 @@ impl Vm {
 
     /// The VM's serial input.
     pub fn serial_input(&self) -> SerialInput {
-        self.input.clone()
+        self.inputs.serial.clone()
+    }
+
+    /// The input of the VM's virtio console; `None` if it has none.
+    pub fn console_input(&self) -> Option<ConsoleInput> {
+        self.inputs.console.clone()
+    }
+
+    /// Tells the guest the size of the terminal that its virtio console is shown on. Without effect if it has none.
+    pub fn resize_console(&self, columns: u16, rows: u16) {
+        let event = HostEvent::Resized { columns, rows };
+        let _ = self.commands.send(VmCommand::Notice { device: CONSOLE_ID.into(), event, reply: None });
+    }
+
+    /// Looks at the size of a disk's file again, and tells the guest if it has changed. Returns when the VM has taken
+    /// the order; an error if there is no such disk.
+    pub async fn rescan_drive(&self, drive_id: &str) -> Result<()> {
+        let device = drive_id.to_owned();
+        let notice =
+            |reply| VmCommand::Notice { device, event: HostEvent::BackendChanged, reply: Some(reply) };
+        self.command("look at its disk", notice).await
     }
 
     /// Lets a created VM run. An error if it was started before or has ended.
@@ -94,8 +125,9 @@ impl Vm {
         self.command("start", VmCommand::Start).await
     }
 
-    /// Pauses a running VM; true when no vCPU executes guest code any more and every access is complete. A vCPU
-    /// that waits for its serial output counts as paused. Pausing a paused VM does nothing.
+    /// Pauses a running VM; true when no vCPU executes guest code any more, every access is complete, and so is every
+    /// request that a device has taken. A vCPU that waits for its devices counts as paused. Pausing a paused VM does
+    /// nothing.
     pub async fn pause(&self) -> Result<()> {
         self.command("be paused", VmCommand::Pause).await
     }
@@ -128,7 +160,7 @@ impl Vm {
         }
     }
 
-    async fn command(&self, operation: &'static str, command: fn(Reply) -> VmCommand) -> Result<()> {
+    async fn command(&self, operation: &'static str, command: impl FnOnce(Reply) -> VmCommand) -> Result<()> {
         let ended = || Error::State { operation, state: "has ended" };
         let (reply, mut answer) = oneshot::channel();
         self.commands.send(command(reply)).map_err(|_| ended())?;

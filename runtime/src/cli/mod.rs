@@ -8,6 +8,7 @@ mod report;
 mod run;
 mod signals;
 mod size;
+mod stdin;
 mod supervise;
 mod terminal;
 

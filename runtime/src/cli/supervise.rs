@@ -1,6 +1,6 @@
 //! `ringlet run`: starts VMs, gives one of them the terminal, and waits for their ends or a signal.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlet::{Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, Vm, VmConfig};
-use rustix::fs::{FileType, major, minor};
 
 use super::metrics_server::MetricsServer;
 use super::report::{OutcomeLog, Reporter};
 use super::run::RunArgs;
 use super::signals::Signals;
-use super::terminal::{EscapeKeys, HELP, Key, RawTerminal, in_foreground, write_if_ready};
+use super::stdin::{feed_stdin, follow_size};
+use super::terminal::{RawTerminal, in_foreground};
 use super::{CliResult, FAILED, log};
 
 /// How long after a signal reports may take to be written.
@@ -57,9 +57,11 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     if single {
         feed_stdin(&vms, terminal.is_some())?;
     }
+    let sized = terminal.is_some() && config.ringlet.console;
     let status = tokio::select! {
         biased;
         status = watch(&vms, &mut reporter, &mut terminal, single) => status?,
+        () = follow_size(&vms), if sized => FAILED,
         () = second_signal(&mut signals, &vms) => {
             // Whatever still waits, for a reader or for anything else, is not worth waiting for.
             drop(terminal);
@@ -142,51 +144,4 @@ async fn second_signal(signals: &mut Signals, vms: &[Vm]) {
     while signals.next().await {
         vms.iter().for_each(Vm::request_stop);
     }
-}
-
-/// Passes standard input on to the VM's serial port, from a thread that ends with the process.
-fn feed_stdin(vms: &Arc<Vec<Vm>>, escape_keys: bool) -> io::Result<()> {
-    if !escape_keys && (io::stdin().is_terminal() || is_null(io::stdin())) {
-        // A background job that reads its terminal would be stopped; and where nothing comes, nobody has to wait.
-        return Ok(());
-    }
-    let vms = Arc::clone(vms);
-    std::thread::Builder::new().name("stdin".into()).stack_size(64 << 10).spawn(move || {
-        let Some(vm) = vms.first() else { return };
-        let input = vm.serial_input();
-        let mut keys = EscapeKeys::default();
-        let mut buffer = [0; 4096];
-        while let Ok(count @ 1..) = io::stdin().read(&mut buffer) {
-            let typed = buffer.get(..count).unwrap_or_default();
-            if escape_keys {
-                // A guest that does not read loses what is typed; the escape key goes on working.
-                input.try_send(obey(&mut keys, typed, vm));
-            } else if !input.send_blocking(typed.to_vec()) {
-                return;
-            }
-        }
-    })?;
-    Ok(())
-}
-
-/// Whether a descriptor is `/dev/null`.
-fn is_null(fd: impl AsFd) -> bool {
-    rustix::fs::fstat(fd).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-            && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3)
-    })
-}
-
-/// Carries out the commands among what was typed, and returns the rest.
-fn obey(keys: &mut EscapeKeys, typed: &[u8], vm: &Vm) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(typed.len());
-    for &byte in typed {
-        match keys.feed(byte) {
-            Key::Guest(byte) => bytes.push(byte),
-            Key::Stop => vm.request_stop(),
-            Key::Help => write_if_ready(io::stderr(), HELP.as_bytes()),
-            Key::Pending | Key::Unknown => {}
-        }
-    }
-    bytes
 }

@@ -29,8 +29,8 @@ pub const MAX_VOLATILE_DISK: u64 = 1 << 40;
 const SECTOR: u64 = 512;
 
 /// Names of devices that are no disks.
-const ENTROPY_ID: &str = "rng";
-const CONSOLE_ID: &str = "console";
+pub(crate) const ENTROPY_ID: &str = "rng0";
+pub(crate) const CONSOLE_ID: &str = "console0";
 
 /// A disk, in Firecracker's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

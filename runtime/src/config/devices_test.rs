@@ -61,7 +61,7 @@ fn sec_07_disks_out_of_range_are_refused_with_disk_field_and_range() {
         (r#"[{"drive_id": "", "path_on_host": "/d"}]"#.into(), "drive_id: \"\" is not 1 to 64"),
         (r#"[{"drive_id": "a b", "path_on_host": "/d"}]"#.into(), "drive_id: \"a b\" is not"),
         (format!(r#"[{{"drive_id": "{}", "path_on_host": "/d"}}]"#, "x".repeat(65)), "is not 1 to 64"),
-        (r#"[{"drive_id": "rng", "path_on_host": "/d"}]"#.into(), "the name of another device"),
+        (r#"[{"drive_id": "rng0", "path_on_host": "/d"}]"#.into(), "the name of another device"),
         (format!("[{{{file}}}, {{{file}}}]"), "drive_id: \"d\" is the name of two drives"),
         (
             format!(r#"[{{{file}, "ringlet": {{"queues": 0}}}}]"#),

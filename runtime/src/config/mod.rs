@@ -14,6 +14,7 @@ use ringlet_boot::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub(crate) use devices::{CONSOLE_ID, ENTROPY_ID};
 pub use devices::{
     CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, Entropy, MAX_DEVICES, MAX_DRIVE_ID,
     MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, Volatile,
@@ -30,6 +31,9 @@ pub const MAX_NAME: usize = 64;
 
 /// Longest time for devices to complete what is under way, in milliseconds: less than an event loop waits for its VMs.
 pub const MAX_DRAIN_TIMEOUT_MS: u64 = 8_000;
+
+/// Time for devices to complete what is under way, of a VM that does not say.
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Guest RAM of a VM that does not say, in MiB.
 const DEFAULT_MEMORY_MIB: u32 = 128;
@@ -307,6 +311,11 @@ impl VmConfig {
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.ringlet.drain_timeout_ms = Some(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         self
+    }
+
+    /// The time that the devices have to complete what is under way.
+    pub(crate) fn drain_limit(&self) -> Duration {
+        self.ringlet.drain_timeout_ms.map_or(DEFAULT_DRAIN_TIMEOUT, Duration::from_millis)
     }
 
     /// Checks every range that does not depend on the host or the image.

@@ -8,7 +8,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use kvm_bindings::{KVM_IRQFD_FLAG_DEASSIGN, KVMIO, kvm_irqfd, kvm_run, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_IRQFD_FLAG_DEASSIGN, KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_irqfd, kvm_run,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{VcpuFd, VmFd};
 use ringlet_io::RamRegion;
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -19,6 +22,7 @@ use crate::vcpu::control::KickTarget;
 
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, u32);
 ioctl_iow_nr!(KVM_IRQFD, KVMIO, 0x76, kvm_irqfd);
+ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 
 /// `struct kvm_signal_mask` with the kernel's 64-bit `sigset_t` behind it.
 #[repr(C)]
@@ -60,6 +64,24 @@ pub(super) fn irqfd(vm: &VmFd, eventfd: BorrowedFd<'_>, gsi: u32, assign: bool) 
     // SAFETY: KVM_IRQFD reads a `kvm_irqfd`; both descriptors are open for the length of the call, and the
     // kernel takes a reference of its own to the eventfd.
     match unsafe { ioctl_with_ref(vm, KVM_IRQFD(), &request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes a 32-bit write of `value` to guest-physical `address` ring `eventfd` instead of leaving the guest.
+pub(super) fn ioeventfd(vm: &VmFd, eventfd: BorrowedFd<'_>, address: u64, value: u32) -> io::Result<()> {
+    let request = kvm_ioeventfd {
+        datamatch: value.into(),
+        addr: address,
+        len: 4,
+        fd: eventfd.as_raw_fd(),
+        flags: 1 << kvm_ioeventfd_flag_nr_datamatch,
+        ..kvm_ioeventfd::default()
+    };
+    // SAFETY: KVM_IOEVENTFD reads a `kvm_ioeventfd`; both descriptors are open for the length of the call, and the
+    // kernel takes a reference of its own to the eventfd.
+    match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &request) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringlet_boot::VcpuInit;
-use ringlet_devices::{Action, Then};
+use ringlet_devices::{Action, Then, Wait};
 use ringlet_metrics::{ExitKind, GuestErrorKind, guest_error};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -192,39 +192,39 @@ impl Vcpu {
         let machine = &seat.machine;
         let exit = fd.run();
         machine.phases.exited();
-        let action = match exit {
-            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => return self.port_access(),
+        match exit {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => self.port_access(),
             Ok(VcpuExit::MmioRead(address, data)) => {
                 history.record(record("read of address", address, data.len()));
                 machine.metrics.exits.inc(ExitKind::MmioRead);
-                machine.mmio.read(address, data, &machine.log)
+                seat.access(|| machine.mmio.read(address, data, &machine.log))
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 history.record(record("write to address", address, data.len()));
                 machine.metrics.exits.inc(ExitKind::MmioWrite);
-                return seat.mmio_write(address, data);
+                seat.access(|| machine.mmio.write(address, data, &machine.log))
             }
             Ok(VcpuExit::IoapicEoi(vector)) => {
                 history.record(record("EOI of vector", u64::from(vector), 0));
                 machine.metrics.exits.inc(ExitKind::IoapicEoi);
                 machine.ioapic.inject(machine.ioapic.end_of_interrupt(vector));
-                Action::None
+                Step::Again
             }
-            Ok(VcpuExit::Intr) => return Step::Interrupted,
+            Ok(VcpuExit::Intr) => Step::Interrupted,
             Err(error) if kvm::is_interrupted(error) => {
                 machine.metrics.exits.inc(ExitKind::Interrupted);
-                return Step::Interrupted;
+                Step::Interrupted
             }
-            Ok(VcpuExit::Shutdown) => return self.crash(ExitKind::Shutdown, CrashCause::TripleFault),
-            Ok(VcpuExit::InternalError) => return self.internal_error(),
+            Ok(VcpuExit::Shutdown) => self.crash(ExitKind::Shutdown, CrashCause::TripleFault),
+            Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                return self.crash(ExitKind::FailEntry, CrashCause::FailEntry { reason, cpu });
+                self.crash(ExitKind::FailEntry, CrashCause::FailEntry { reason, cpu })
             }
             Ok(VcpuExit::MemoryFault { gpa, .. }) => {
-                return self.crash(ExitKind::Other, CrashCause::MemoryFault { gpa: Some(gpa) });
+                self.crash(ExitKind::Other, CrashCause::MemoryFault { gpa: Some(gpa) })
             }
             Err(error) if error.errno() == libc::EFAULT => {
-                return self.crash(ExitKind::Other, CrashCause::MemoryFault { gpa: None });
+                self.crash(ExitKind::Other, CrashCause::MemoryFault { gpa: None })
             }
             Ok(other) => {
                 let error = format!("unexpected KVM exit {other:?}");
@@ -233,11 +233,10 @@ impl Vcpu {
                     VcpuExit::SystemEvent(..) => ExitKind::SystemEvent,
                     _ => ExitKind::Other,
                 };
-                return seat.fail(kind, error);
+                seat.fail(kind, error)
             }
-            Err(error) => return seat.fail(ExitKind::Other, format!("KVM_RUN: {error}")),
-        };
-        seat.act(action)
+            Err(error) => seat.fail(ExitKind::Other, format!("KVM_RUN: {error}")),
+        }
     }
 
     /// Serves a port access element by element: a string instruction brings several at once.
@@ -307,44 +306,53 @@ impl Vcpu {
 }
 
 impl Seat {
-    /// One element of a port access. While the serial output is full the vCPU waits here, and then makes the very
-    /// same access again.
+    /// One element of a port access.
     fn port_element(&self, port: u64, write: bool, element: &mut [u8]) -> Step {
-        let Machine { ports, log, serial_output, .. } = &*self.machine;
+        let Machine { ports, log, .. } = &*self.machine;
+        if write {
+            self.access(|| ports.write(port, element, log))
+        } else {
+            self.access(|| ports.read(port, element, log))
+        }
+    }
+
+    /// Makes an access and does what it asks for. Where the shard has to do something first, the vCPU waits here, and
+    /// makes the very same access again if it was not taken.
+    fn access(&self, mut make: impl FnMut() -> Action) -> Step {
         loop {
-            let action = if write { ports.write(port, element, log) } else { ports.read(port, element, log) };
-            if !matches!(action, Action::WaitForSerial) {
-                return self.act(action);
-            }
-            if self.control.wait_for_shard(|| serial_output.has_room()) == Flow::Stop {
-                return Step::Stop;
+            let (flow, then) = match make() {
+                Action::WaitForSerial => {
+                    let output = &self.machine.serial_output;
+                    (self.control.wait_for_shard(|| output.has_room()), Then::Repeat)
+                }
+                Action::Wait(wait) => (self.wait_for_device(&wait), wait.then()),
+                action => return self.act(action),
+            };
+            match (flow, then) {
+                (Flow::Stop, _) => return Step::Stop,
+                (_, Then::Done) => return Step::Again,
+                (_, Then::Repeat) => {}
             }
         }
     }
 
-    /// A write to a device in memory. Where the device's shard has something to do first the vCPU waits here, and
-    /// then makes the very same access again if it was not taken.
-    fn mmio_write(&self, address: u64, data: &[u8]) -> Step {
-        loop {
-            let wait = match self.machine.mmio.write(address, data, &self.machine.log) {
-                Action::Wait(wait) => wait,
-                action => return self.act(action),
-            };
-            if self.control.wait_for_shard(|| wait.is_over()) == Flow::Stop {
-                return Step::Stop;
-            }
-            if wait.then() == Then::Done {
-                return Step::Again;
-            }
+    /// Waits until a device on the shard has done what a register write asked for, and then for as long as that write
+    /// costs.
+    fn wait_for_device(&self, wait: &Wait) -> Flow {
+        let flow = self.control.wait_for_shard(|| wait.is_over());
+        if flow == Flow::Stop || wait.then() == Then::Repeat {
+            return flow;
         }
+        let Some(until) = self.machine.charge_slow_write(Instant::now()) else { return flow };
+        let (log, kind) = (&self.machine.log, GuestErrorKind::SlowWriteRate);
+        guest_error!(log, kind, "registers that cost the host work are written too fast");
+        self.control.wait_until(until)
     }
 
     /// Does what an access asked for.
     fn act(&self, action: Action) -> Step {
         match action {
-            Action::None | Action::WaitForSerial => Step::Again,
-            // Only writes to devices in memory wait for the shard (`mmio_write`).
-            Action::Wait(_) => Step::Again,
+            Action::None | Action::WaitForSerial | Action::Wait(_) => Step::Again,
             Action::Exit(code) => Step::End(Outcome::Exited { code }),
             Action::Reset => Step::End(Outcome::Reset),
             Action::Ready => {

@@ -3,31 +3,36 @@
 //! Runs on the thread that creates the VM; nothing here runs on a shard. A step that fails drops what the steps
 //! before it made.
 
+mod board;
+mod virtio;
+
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
 use ringlet_boot::{BootRequest, Image, Initrd, VcpuInit, layout};
-use ringlet_devices::ioapic::{self, Ioapic};
-use ringlet_devices::{Bus, BusDevice, BusError, BusKind, Cmos, GuestPorts, I8042, Serial, SerialOutput};
-use ringlet_io::{Backing, GuestRam, InterruptLine};
-use ringlet_metrics::{BootPhase, GuestLog, VmInfo};
+use ringlet_devices::ioapic;
+use ringlet_io::{Backing, GuestRam};
+use ringlet_metrics::{BootPhase, VmInfo};
 use tokio::sync::{Notify, mpsc};
 
 use crate::config::{HugePages, VmConfig};
+use crate::console::{Console, ConsoleParts};
+use crate::devices::WorkerSeed;
 use crate::error::{Error, Result};
-use crate::kvm::routing::Routing;
-use crate::kvm::vm::{IOAPIC_PINS, IrqBinding, VmFds};
+use crate::kvm::vm::{IOAPIC_PINS, VmFds};
 use crate::lifecycle::{Life, VmCommand, VmTask};
-use crate::machine::{Machine, Phases};
+use crate::machine::Machine;
 use crate::reaper::Corpse;
 use crate::runtime::Inner;
-use crate::serial::{Console, SerialParts, input_queue};
+use crate::serial::{SerialParts, input_queue};
 use crate::vcpu::control::Request;
 use crate::vcpu::{self, VcpuControl, VcpuSeed};
-use crate::vm::{Identity, Vm, VmStatus};
+use crate::vm::{Identity, Inputs, Vm, VmStatus};
+use board::{Board, Wiring};
+use virtio::Virtio;
 
 // The memory map of the boot crate and the devices' own idea of where they are must agree.
 const _: () = {
@@ -40,6 +45,8 @@ const _: () = {
 pub struct Resources {
     /// Where its serial output goes.
     pub console: Console,
+    /// Where the output of its virtio console goes, if it has one; where its serial output goes, if absent.
+    pub virtio_console: Option<Console>,
     /// The image, already parsed; otherwise the one that the configuration names is opened.
     pub image: Option<Image>,
     /// The initrd, already read; otherwise the one that the configuration names is opened.
@@ -50,6 +57,9 @@ pub struct Resources {
 pub(crate) struct VmParts {
     pub(crate) task: VmTask,
     pub(crate) serial: SerialParts,
+    pub(crate) devices: Vec<WorkerSeed>,
+    /// For the output of the virtio console, if there is one.
+    pub(crate) console: Option<ConsoleParts>,
     /// For the shard's own commands. Weak, so that a VM whose handle is dropped ends.
     pub(crate) commands: mpsc::WeakUnboundedSender<VmCommand>,
 }
@@ -62,21 +72,26 @@ pub(crate) fn assemble(
     running: bool,
 ) -> Result<(Vm, Box<VmParts>)> {
     let begun = Instant::now();
-    let plan = Plan::new(runtime, config, resources)?;
+    let (plan, virtio) = Plan::new(runtime, config, resources)?;
     let ram = plan.allocate_ram()?;
     let vm = VmFds::new(runtime.take_shell()?, ram.clone())?;
     let vcpus = plan.create_vcpus(&vm)?;
+    let crew = Crew::new(plan.vcpu_count());
     let identity = plan.register();
-    let (machine, wiring) = plan.build_machine(&vm, ram, &identity)?;
-    let team = plan.hire(vcpus, &machine)?;
-    // The vCPUs prepare themselves while the image is loaded.
-    let team = team.boot(plan.load(&machine.ram))?;
+    let board = plan.build_board(&vm, ram, &identity, virtio, &crew)?;
+    let team = match plan.staff(vcpus, crew, &board.machine) {
+        Ok(team) => team,
+        Err(error) => {
+            runtime.reaper.reap(board.into_corpse());
+            return Err(error);
+        }
+    };
     runtime.registry.runtime().boot_phase.observe(BootPhase::Create, begun.elapsed());
     if running {
-        machine.phases.start();
+        board.machine.phases.start();
         team.controls.iter().for_each(|vcpu| vcpu.ask(Request::Run));
     }
-    Ok(plan.finish(identity, machine, wiring, team, running))
+    Ok(plan.finish(identity, board, team, running))
 }
 
 /// What is to be made: the configuration, checked, with everything opened that it names.
@@ -88,12 +103,10 @@ struct Plan<'a> {
     initrd: Option<Initrd>,
 }
 
-/// The device ends that the shard looks after, and the kernel's end of the interrupt.
-struct Wiring {
-    serial: Arc<Serial>,
-    output_bell: Arc<Notify>,
-    input_bell: Arc<Notify>,
-    irq: IrqBinding,
+/// How the vCPUs are asked, before there are any.
+struct Crew {
+    controls: Vec<Arc<VcpuControl>>,
+    changed: Arc<Notify>,
 }
 
 /// The vCPUs and their threads.
@@ -105,8 +118,25 @@ struct Team {
     init: Sender<VcpuInit>,
 }
 
+impl Crew {
+    fn new(vcpus: u32) -> Self {
+        let changed = Arc::new(Notify::new());
+        let control = |_| {
+            let bell = Arc::clone(&changed);
+            Arc::new(VcpuControl::new(Box::new(move || bell.notify_one())))
+        };
+        Self { controls: (0..vcpus).map(control).collect(), changed }
+    }
+
+    /// What lets vCPUs that wait for their shard look again.
+    fn waker(&self) -> impl Fn() + Clone + Send + Sync + 'static {
+        let controls: Arc<[_]> = self.controls.clone().into();
+        move || controls.iter().for_each(|vcpu| vcpu.shard_replied())
+    }
+}
+
 impl<'a> Plan<'a> {
-    fn new(runtime: &'a Arc<Inner>, config: &'a VmConfig, resources: Resources) -> Result<Self> {
+    fn new(runtime: &'a Arc<Inner>, config: &'a VmConfig, resources: Resources) -> Result<(Self, Virtio)> {
         config.validate()?;
         let vcpus = config.machine_config.vcpu_count;
         if vcpus > runtime.host.max_vcpus {
@@ -125,7 +155,9 @@ impl<'a> Plan<'a> {
             (None, Some(path)) => Some(Initrd::open(path)?),
             (None, None) => None,
         };
-        Ok(Self { runtime, config, console: resources.console, image, initrd })
+        let console = resources.console;
+        let virtio = Virtio::open(config, resources.virtio_console.unwrap_or_else(|| console.clone()))?;
+        Ok((Self { runtime, config, console, image, initrd }, virtio))
     }
 
     fn vcpu_count(&self) -> u32 {
@@ -162,15 +194,16 @@ impl<'a> Plan<'a> {
         Ok(init)
     }
 
-    /// The guest's command line: the user's, and how many vCPUs there are to start (there is no firmware table
-    /// yet that says so).
+    /// The guest's command line: the user's, and what no firmware table says: how many vCPUs there are to start, and
+    /// where the devices are.
     fn cmdline(&self) -> String {
-        let cmdline = self.config.boot_source.boot_args.as_deref().unwrap_or_default();
-        match self.vcpu_count() {
-            1 => cmdline.to_owned(),
-            n if cmdline.is_empty() => format!("ringlet.vcpus={n}"),
-            n => format!("{cmdline} ringlet.vcpus={n}"),
+        let mut words: Vec<String> = self.config.boot_source.boot_args.iter().cloned().collect();
+        if self.vcpu_count() > 1 {
+            words.push(format!("ringlet.vcpus={}", self.vcpu_count()));
         }
+        words.extend(virtio::cmdline(self.config));
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
     }
 
     fn register(&self) -> Identity {
@@ -185,64 +218,19 @@ impl<'a> Plan<'a> {
         Identity { id, name, metrics }
     }
 
-    fn build_machine(
-        &self,
-        vm: &Arc<VmFds>,
-        ram: GuestRam,
-        identity: &Identity,
-    ) -> Result<(Arc<Machine>, Wiring)> {
-        let metrics = &identity.metrics;
-        let interrupt = InterruptLine::new().map_err(Error::io("making an interrupt's eventfd"))?;
-        let irq = vm.bind_irq(&interrupt, u32::from(Serial::PIN))?;
-        let ioapic = Arc::new(Ioapic::new());
-        let line = ioapic.line(Serial::PIN, interrupt).map_err(|e| Error::config("serial", e.to_string()))?;
-        let (output_bell, input_bell) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (on_data, on_drained) = (Arc::clone(&output_bell), Arc::clone(&input_bell));
-        let serial_output = Arc::new(SerialOutput::new(
-            SerialOutput::DEFAULT_CAPACITY,
-            self.console.overflow(),
-            move || on_data.notify_one(),
-            Arc::clone(metrics),
-        ));
-        let serial = Arc::new(Serial::new(
-            line,
-            Arc::clone(&serial_output),
-            move || on_drained.notify_one(),
-            Arc::clone(metrics),
-        ));
-        let machine = Machine {
-            ports: port_bus(Arc::clone(&serial)).map_err(|e| Error::config("port", e.to_string()))?,
-            mmio: mmio_bus(Arc::clone(&ioapic)).map_err(|e| Error::config("mmio", e.to_string()))?,
-            routing: Routing::new(Arc::clone(vm), Arc::clone(&ioapic)),
-            ioapic,
-            serial_output,
-            ram,
-            backend: self.runtime.host.backend,
-            log: GuestLog::new(identity.id.clone(), Arc::clone(metrics)),
-            metrics: Arc::clone(metrics),
-            phases: Arc::new(Phases::new(self.runtime.registry.clone())),
-        };
-        Ok((Arc::new(machine), Wiring { serial, output_bell, input_bell, irq }))
+    /// Makes the vCPU threads, which prepare themselves while the image is loaded.
+    fn staff(&self, vcpus: Vec<VcpuFd>, crew: Crew, machine: &Arc<Machine>) -> Result<Team> {
+        self.hire(vcpus, crew, machine)?.boot(self.load(&machine.ram))
     }
 
     /// Starts the vCPU threads. If one fails to start, those before it are told to stop.
-    fn hire(&self, vcpus: Vec<VcpuFd>, machine: &Arc<Machine>) -> Result<Team> {
-        let changed = Arc::new(Notify::new());
+    fn hire(&self, vcpus: Vec<VcpuFd>, crew: Crew, machine: &Arc<Machine>) -> Result<Team> {
         let (sender, init) = channel();
+        let Crew { controls, changed } = crew;
         let mut team = Team { controls: Vec::new(), threads: Vec::new(), changed, init: sender };
         let mut init = Some(init);
-        for (index, fd) in (0..).zip(vcpus) {
-            let bell = Arc::clone(&team.changed);
-            let control = Arc::new(VcpuControl::new(Box::new(move || bell.notify_one())));
-            let seed = VcpuSeed {
-                index,
-                fd,
-                machine: Arc::clone(machine),
-                control: Arc::clone(&control),
-                host: Arc::clone(&self.runtime.host),
-                vcpus: self.vcpu_count(),
-                init: init.take(),
-            };
+        for (index, (fd, control)) in (0..).zip(vcpus.into_iter().zip(controls)) {
+            let seed = self.seed(index, fd, machine, &control, init.take());
             match vcpu::spawn(seed) {
                 Ok(thread) => {
                     team.threads.push(thread);
@@ -257,48 +245,68 @@ impl<'a> Plan<'a> {
         Ok(team)
     }
 
-    fn finish(
-        self,
-        identity: Identity,
-        machine: Arc<Machine>,
-        wiring: Wiring,
-        team: Team,
-        running: bool,
-    ) -> (Vm, Box<VmParts>) {
+    fn seed(
+        &self,
+        index: u32,
+        fd: VcpuFd,
+        machine: &Arc<Machine>,
+        control: &Arc<VcpuControl>,
+        init: Option<Receiver<VcpuInit>>,
+    ) -> VcpuSeed {
+        VcpuSeed {
+            index,
+            fd,
+            machine: Arc::clone(machine),
+            control: Arc::clone(control),
+            host: Arc::clone(&self.runtime.host),
+            vcpus: self.vcpu_count(),
+            init,
+        }
+    }
+
+    fn finish(self, identity: Identity, board: Board, team: Team, running: bool) -> (Vm, Box<VmParts>) {
         let (sender, commands) = mpsc::unbounded_channel();
         let (input, input_queue) = input_queue();
+        let Board { machine, wiring, devices } = board;
         let status = Arc::new(VmStatus::new(Arc::clone(&machine.phases)));
         let timeout = self.config.ringlet.timeout_ms.map(Duration::from_millis);
+        let Wiring { serial, output_bell, input_bell, irqs } = wiring;
         let serial = SerialParts {
             console: self.console,
             output: Arc::clone(&machine.serial_output),
-            output_bell: wiring.output_bell,
-            serial: wiring.serial,
-            input_bell: wiring.input_bell,
+            output_bell,
+            serial,
+            input_bell,
             input: input_queue,
             controls: team.controls.clone(),
             metrics: Arc::clone(&identity.metrics),
         };
         let corpse = Corpse {
             threads: team.threads,
-            // An irqfd is no bus registration, and there is nothing else yet.
-            not_before: None,
-            remains: Box::new((wiring.irq, Arc::clone(&machine))),
+            not_before: devices.closable,
+            remains: Box::new((irqs, Arc::clone(&machine))),
         };
         let task = VmTask {
             life: Life::new(team.controls, Arc::clone(&status), self.runtime.registry.clone()),
             changed: team.changed,
             commands,
             unheld: false,
-            machine: Arc::clone(&machine),
+            machine,
             reaper: Arc::clone(&self.runtime.reaper),
             corpse,
             timeout,
             running,
             deadline: None,
         };
-        let parts = Box::new(VmParts { task, serial, commands: sender.downgrade() });
-        (Vm::new(identity, sender, status, input), parts)
+        let inputs = Inputs { serial: input, console: devices.input };
+        let parts = VmParts {
+            task,
+            serial,
+            devices: devices.seeds,
+            console: devices.console,
+            commands: sender.downgrade(),
+        };
+        (Vm::new(identity, sender, status, inputs), Box::new(parts))
     }
 }
 
@@ -327,30 +335,4 @@ impl Team {
             let _ = thread.join();
         }
     }
-}
-
-fn port_bus(serial: Arc<Serial>) -> Result<Bus, BusError> {
-    let mut bus = Bus::new(BusKind::Port);
-    let ports: [(u64, u64, Arc<dyn BusDevice>); 5] = [
-        (Serial::BASE, Serial::LEN, serial),
-        (I8042::DATA_PORT, 1, Arc::new(I8042::Data)),
-        (I8042::COMMAND_PORT, 1, Arc::new(I8042::Command)),
-        (Cmos::BASE, Cmos::LEN, Arc::new(Cmos::new(unix_seconds))),
-        (GuestPorts::BASE, GuestPorts::LEN, Arc::new(GuestPorts)),
-    ];
-    for (base, len, device) in ports {
-        bus.insert(base, len, device)?;
-    }
-    Ok(bus)
-}
-
-fn mmio_bus(ioapic: Arc<Ioapic>) -> Result<Bus, BusError> {
-    let mut bus = Bus::new(BusKind::Mmio);
-    bus.insert(ioapic::BASE, ioapic::LEN, ioapic)?;
-    Ok(bus)
-}
-
-/// The wall clock, for the guest's RTC.
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

@@ -2,34 +2,45 @@
 //!
 //! The contract, in order:
 //! 1. A VM is *created* with its vCPUs parked; nothing of the guest runs before `start`.
-//! 2. `pause` is true when every vCPU is at rest (paused, waiting for the shard, or finished).
-//! 3. The first vCPU that is seen to have ended the machine decides the outcome (of several at once, the one with the
-//!    lowest number); the host's stop and the time limit decide it only if no vCPU has. Later causes are ignored.
-//! 4. Once the outcome is decided, every vCPU is asked to stop; nothing restarts one.
-//! 5. When all vCPUs have finished, the serial output is drained, then the outcome is published, and only then
+//! 2. `pause` is true when every vCPU is at rest (paused, waiting for the shard, or finished) and after that every
+//!    device: its queues stopped, its requests complete, no write to guest RAM under way.
+//! 3. `resume` lets the devices go on, then the vCPUs.
+//! 4. The first vCPU that is seen to have ended the machine decides the outcome (of several at once, the one with the
+//!    lowest number); a device that cannot go on, the host's stop and the time limit decide it only if no vCPU has.
+//!    Later causes are ignored.
+//! 5. Once the outcome is decided, every vCPU is asked to stop; nothing restarts one.
+//! 6. When all vCPUs have finished, the devices are stopped: what they have taken from the guest completes. If that
+//!    takes longer than the drain timeout, the outcome is a failure, and guest RAM is never given back.
+//! 7. When the devices are stopped, the output is drained, then the outcome is published, and only then
 //!    are descriptors handed to the reaper. Whoever waits for a VM never waits for its closing.
 //!
 //! What of this the task can see is asserted where it happens, in builds with debug assertions.
 //!
 //! A shard never blocks on a vCPU: the task awaits changes of status and commands, nothing else.
 
+mod life;
+mod phase;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringlet_devices::virtio::HostEvent;
 use ringlet_io::ShardContext;
-use ringlet_metrics::{OutcomeKind, Registry, VmState};
+use ringlet_metrics::VmState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::devices::{Activity, Devices, Fault};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::outcome::Outcome;
+use crate::pumps::Pumps;
 use crate::reaper::{Corpse, Reaper};
-use crate::serial::SerialPumps;
 use crate::vcpu::VcpuControl;
 use crate::vcpu::control::{Request, Status};
-use crate::vm::VmStatus;
+pub(crate) use life::Life;
+use phase::{Cause, Phase};
 
-/// How long the serial output of a VM that the host stops may take to drain.
+/// How long the output of a VM that the host stops may take to drain.
 const STOP_DRAIN: Duration = Duration::from_secs(1);
 
 /// A command of the VM's handle, with the place for its answer.
@@ -37,6 +48,12 @@ pub(crate) enum VmCommand {
     Start(Reply),
     Pause(Reply),
     Resume(Reply),
+    /// Something that one of the devices is to know.
+    Notice {
+        device: String,
+        event: HostEvent,
+        reply: Option<Reply>,
+    },
     Stop,
 }
 
@@ -61,122 +78,64 @@ pub(crate) struct VmTask {
     pub(crate) deadline: Option<Instant>,
 }
 
-/// What others know of a VM, and its vCPUs. Dropped before its end, for whatever reason, it stops them and says so:
-/// nobody waits for ever.
-pub(crate) struct Life {
-    controls: Vec<Arc<VcpuControl>>,
-    status: Arc<VmStatus>,
-    registry: Registry,
-}
-
-impl Life {
-    /// A VM that has been created.
-    pub(crate) fn new(controls: Vec<Arc<VcpuControl>>, status: Arc<VmStatus>, registry: Registry) -> Self {
-        registry.runtime().created.inc();
-        registry.runtime().vms.inc(VmState::Created);
-        Self { controls, status, registry }
-    }
-
-    fn ask_all(&self, request: Request) {
-        self.controls.iter().for_each(|vcpu| vcpu.ask(request));
-    }
-
-    fn publish(&self, state: VmState) {
-        let before = self.status.state.send_replace(state);
-        if before != state {
-            debug_assert!(may_follow(before, state), "a VM that is {before:?} cannot become {state:?}");
-            let gauges = &self.registry.runtime().vms;
-            gauges.inc(state);
-            gauges.dec(before);
-        }
-    }
-
-    fn end(&self, outcome: Outcome) {
-        self.registry.runtime().ended.inc(kind(&outcome));
-        self.registry.runtime().vms.dec(*self.status.state.borrow());
-        self.status.outcome.send_replace(Some(Arc::new(outcome)));
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        if self.status.outcome.borrow().is_none() {
-            self.ask_all(Request::Stop);
-            self.end(Outcome::Failed { error: "the event loop that the VM lived on is gone".into() });
-        }
-    }
-}
-
-/// Where a VM is in its life.
-enum Phase {
-    Created,
-    Running,
-    Pausing(Vec<Reply>),
-    Paused,
-    Stopping(Cause),
-}
-
-/// Why a VM ends.
-enum Cause {
-    Guest(Outcome),
-    Host,
-    TimeLimit,
-}
-
-impl Phase {
-    fn state(&self) -> VmState {
-        match self {
-            Self::Created => VmState::Created,
-            Self::Running | Self::Pausing(_) => VmState::Running,
-            Self::Paused => VmState::Paused,
-            Self::Stopping(_) => VmState::Stopping,
-        }
-    }
-
-    /// The state as the end of a sentence.
-    fn describe(&self) -> &'static str {
-        match self {
-            Self::Created => "has not been started",
-            Self::Running => "is running",
-            Self::Pausing(_) => "is being paused",
-            Self::Paused => "is paused",
-            Self::Stopping(_) => "is ending",
-        }
-    }
-}
-
 impl VmTask {
     /// Lives the VM's life. Returns when its outcome is published and its remains are with the reaper.
-    pub(crate) async fn run(mut self, cx: ShardContext, pumps: SerialPumps) {
-        let mut phase = if self.running { self.enter_running() } else { Phase::Created };
-        self.life.publish(phase.state());
-        let cause = loop {
-            let event = self.next_event(&cx).await;
+    pub(crate) async fn run(self, cx: ShardContext, pumps: Pumps, devices: Devices) {
+        let mut living = Living { vm: self, devices, leak: false };
+        let cause = living.live(&cx).await;
+        let outcome = living.conclude(cause);
+        let outcome = living.stop_devices(outcome).await;
+        living.drain_output(&cx, pumps, &outcome).await;
+        living.end(outcome);
+    }
+
+    /// Undoes the making of a VM that found no shard.
+    pub(crate) fn abandon(self) {
+        drop(self.life);
+        self.reaper.reap(self.corpse);
+    }
+}
+
+/// A VM and its devices on the shard.
+struct Living {
+    vm: VmTask,
+    devices: Devices,
+    /// The kernel may still write guest RAM.
+    leak: bool,
+}
+
+impl Living {
+    /// Obeys and watches until every vCPU has finished; returns why the VM ends.
+    async fn live(&mut self, cx: &ShardContext) -> Cause {
+        let mut phase = if self.vm.running { self.enter_running() } else { Phase::Created };
+        self.vm.life.publish(phase.state());
+        loop {
+            let event = self.next_event(cx, &mut phase).await;
             // A vCPU that has ended the machine comes before whatever the host wants.
             phase = self.settle(phase);
             phase = self.apply(event, phase);
             phase = self.settle(phase);
-            self.life.publish(phase.state());
+            self.vm.life.publish(phase.state());
             if let Phase::Stopping(cause) = &mut phase
-                && self.life.controls.iter().all(|vcpu| vcpu.status() == Status::Finished)
+                && self.vm.life.controls.iter().all(|vcpu| vcpu.status() == Status::Finished)
             {
-                break std::mem::replace(cause, Cause::Host);
+                return std::mem::replace(cause, Cause::Host);
             }
-        };
-        let outcome = self.conclude(cause);
-        self.drain_serial(&cx, pumps, &outcome).await;
-        self.end(outcome);
+        }
     }
 
-    async fn next_event(&mut self, cx: &ShardContext) -> Event {
+    async fn next_event(&mut self, cx: &ShardContext, phase: &mut Phase) -> Event {
+        let stopping = matches!(phase, Phase::Stopping(_));
         tokio::select! {
             biased;
-            () = self.changed.notified() => Event::Changed,
-            command = self.commands.recv(), if !self.unheld => {
-                self.unheld = command.is_none();
+            () = self.vm.changed.notified() => Event::Changed,
+            command = self.vm.commands.recv(), if !self.vm.unheld => {
+                self.vm.unheld = command.is_none();
                 Event::Command(command.unwrap_or(VmCommand::Stop))
             }
-            () = time_limit(cx, self.deadline) => Event::TimeLimit,
+            () = time_limit(cx, self.vm.deadline) => Event::TimeLimit,
+            result = phase.devices_at_rest() => Event::Suspended(result),
+            fault = self.devices.fault(), if !stopping => Event::Fault(fault),
         }
     }
 
@@ -185,13 +144,21 @@ impl VmTask {
         match event {
             Event::Changed => phase,
             Event::TimeLimit => {
-                self.deadline = None;
+                self.vm.deadline = None;
                 self.begin_stop(phase, Cause::TimeLimit)
+            }
+            Event::Suspended(Ok(())) => self.suspended(phase),
+            Event::Suspended(Err(fault)) | Event::Fault(fault) => {
+                self.begin_stop(phase, Cause::Device(fault))
             }
             Event::Command(VmCommand::Stop) => self.begin_stop(phase, Cause::Host),
             Event::Command(VmCommand::Start(reply)) => self.start(phase, reply),
             Event::Command(VmCommand::Pause(reply)) => self.pause(phase, reply),
             Event::Command(VmCommand::Resume(reply)) => self.resume(phase, reply),
+            Event::Command(VmCommand::Notice { device, event, reply }) => {
+                self.notice(&device, event, reply);
+                phase
+            }
         }
     }
 
@@ -199,26 +166,30 @@ impl VmTask {
         if !matches!(phase, Phase::Created) {
             return refuse(reply, "start", phase);
         }
-        self.machine.phases.start();
-        self.life.ask_all(Request::Run);
+        self.vm.machine.phases.start();
+        self.vm.life.ask_all(Request::Run);
         self.accept(VmState::Running, [reply]);
         self.enter_running()
     }
 
     fn enter_running(&mut self) -> Phase {
-        self.deadline = self.timeout.and_then(|limit| Instant::now().checked_add(limit));
+        self.vm.deadline = self.vm.timeout.and_then(|limit| Instant::now().checked_add(limit));
         Phase::Running
     }
 
     fn pause(&mut self, phase: Phase, reply: Reply) -> Phase {
         match phase {
             Phase::Running => {
-                self.life.ask_all(Request::Pause);
+                self.vm.life.ask_all(Request::Pause);
                 Phase::Pausing(vec![reply])
             }
             Phase::Pausing(mut replies) => {
                 replies.push(reply);
                 Phase::Pausing(replies)
+            }
+            Phase::Suspending(mut replies, devices) => {
+                replies.push(reply);
+                Phase::Suspending(replies, devices)
             }
             Phase::Paused => {
                 self.accept(VmState::Paused, [reply]);
@@ -231,7 +202,10 @@ impl VmTask {
     fn resume(&mut self, phase: Phase, reply: Reply) -> Phase {
         match phase {
             Phase::Paused | Phase::Running => {
-                self.life.ask_all(Request::Run);
+                if matches!(phase, Phase::Paused) {
+                    self.devices.resume();
+                }
+                self.vm.life.ask_all(Request::Run);
                 self.accept(VmState::Running, [reply]);
                 Phase::Running
             }
@@ -239,10 +213,18 @@ impl VmTask {
         }
     }
 
+    fn notice(&self, device: &str, event: HostEvent, reply: Option<Reply>) {
+        let known = self.devices.notice(device, event);
+        if let Some(reply) = reply {
+            let unknown = || Error::config("drive_id", format!("there is no {device:?}"));
+            let _ = reply.send(known.then_some(()).ok_or_else(unknown));
+        }
+    }
+
     /// Looks at the vCPUs: does their status complete a pause or end the machine?
     fn settle(&mut self, phase: Phase) -> Phase {
         if !matches!(phase, Phase::Stopping(_)) {
-            let ended = self.life.controls.iter().find(|vcpu| vcpu.status() == Status::Finished);
+            let ended = self.vm.life.controls.iter().find(|vcpu| vcpu.status() == Status::Finished);
             if let Some(vcpu) = ended {
                 let outcome = vcpu.take_end().and_then(|end| end.outcome);
                 let cause = outcome.map_or(Cause::Host, Cause::Guest);
@@ -250,7 +232,18 @@ impl VmTask {
             }
         }
         match phase {
-            Phase::Pausing(replies) if self.life.controls.iter().all(|vcpu| vcpu.is_parked()) => {
+            Phase::Pausing(replies) if self.vcpus_parked() => {
+                Phase::Suspending(replies, self.devices.suspend())
+            }
+            other => other,
+        }
+    }
+
+    /// The devices are at rest.
+    fn suspended(&mut self, phase: Phase) -> Phase {
+        match phase {
+            Phase::Suspending(replies, _) => {
+                debug_assert!(self.vcpus_parked(), "a vCPU runs while its devices are at rest");
                 self.accept(VmState::Paused, replies);
                 Phase::Paused
             }
@@ -258,23 +251,30 @@ impl VmTask {
         }
     }
 
+    fn vcpus_parked(&self) -> bool {
+        self.vm.life.controls.iter().all(|vcpu| vcpu.is_parked())
+    }
+
     fn begin_stop(&mut self, phase: Phase, cause: Cause) -> Phase {
         match phase {
             Phase::Stopping(first) => return Phase::Stopping(first),
-            Phase::Pausing(replies) => {
+            Phase::Pausing(replies) | Phase::Suspending(replies, _) => {
                 for reply in replies {
                     let _ = reply.send(Err(Error::State { operation: "be paused", state: "has ended" }));
                 }
             }
             Phase::Created | Phase::Running | Phase::Paused => {}
         }
-        self.life.ask_all(Request::Stop);
+        if let Cause::Device(fault) = &cause {
+            self.leak |= fault.unrecoverable;
+        }
+        self.vm.life.ask_all(Request::Stop);
         Phase::Stopping(cause)
     }
 
     /// Says yes; whoever hears it finds the VM in that state.
     fn accept(&self, state: VmState, replies: impl IntoIterator<Item = Reply>) {
-        self.life.publish(state);
+        self.vm.life.publish(state);
         for reply in replies {
             let _ = reply.send(Ok(()));
         }
@@ -282,23 +282,35 @@ impl VmTask {
 
     /// All vCPUs have finished: what is the outcome?
     fn conclude(&self, cause: Cause) -> Outcome {
-        let reports = || self.life.controls.iter().filter_map(|vcpu| vcpu.take_end()).map(|end| end.report);
+        let reports =
+            || self.vm.life.controls.iter().filter_map(|vcpu| vcpu.take_end()).map(|end| end.report);
         match cause {
             Cause::Guest(outcome) => outcome,
+            Cause::Device(fault) => Outcome::Failed { error: fault.error },
             Cause::Host => Outcome::Stopped,
             Cause::TimeLimit => Outcome::TimedOut { vcpus: reports().collect() },
         }
     }
 
+    /// Stops the devices, in a bounded time. What the guest's requests do is done after this, or the outcome is a failure.
+    async fn stop_devices(&mut self, outcome: Outcome) -> Outcome {
+        let Err(fault) = self.devices.stop().await else { return outcome };
+        self.leak |= fault.unrecoverable;
+        match outcome {
+            Outcome::Failed { .. } => outcome,
+            _ => Outcome::Failed { error: format!("{}. Before that: {outcome}", fault.error) },
+        }
+    }
+
     /// Writes out what the guest has printed. Nothing is lost of a guest that ended by itself, however slow the
     /// reader; a VM that the host stops or whose time is over (now or meanwhile) gets a bounded time.
-    async fn drain_serial(&mut self, cx: &ShardContext, pumps: SerialPumps, outcome: &Outcome) {
+    async fn drain_output(&mut self, cx: &ShardContext, pumps: Pumps, outcome: &Outcome) {
         let mut draining = pumps.finish(cx);
         if !matches!(outcome, Outcome::Stopped | Outcome::TimedOut { .. }) {
             tokio::select! {
                 () = draining.done() => return,
-                () = stop_asked(&mut self.commands) => {}
-                () = time_limit(cx, self.deadline) => {}
+                () = stop_asked(&mut self.vm.commands) => {}
+                () = time_limit(cx, self.vm.deadline) => {}
             }
         }
         tokio::select! {
@@ -310,19 +322,18 @@ impl VmTask {
     /// Publishes the outcome, then hands over what is left. Nothing that closes a VM is dropped here.
     fn end(self, outcome: Outcome) {
         let finished = |vcpu: &Arc<VcpuControl>| vcpu.status() == Status::Finished;
-        debug_assert!(self.life.controls.iter().all(finished), "a vCPU outlives its VM's outcome");
-        debug_assert!(self.life.status.outcome.borrow().is_none(), "a VM ends twice");
-        let Self { life, machine, reaper, corpse, .. } = self;
+        debug_assert!(self.vm.life.controls.iter().all(finished), "a vCPU outlives its VM's outcome");
+        debug_assert!(self.vm.life.status.outcome.borrow().is_none(), "a VM ends twice");
+        debug_assert_eq!(self.devices.activity(), Activity::Stopped, "a device outlives its VM's outcome");
+        if self.leak {
+            // The kernel may still write it, so nobody else may ever have this memory.
+            std::mem::forget(self.vm.machine.ram.clone());
+        }
+        let VmTask { life, machine, reaper, corpse, .. } = self.vm;
         let place = reaper.reserve();
         life.end(outcome);
         drop((life, machine));
         place.reap(corpse);
-    }
-
-    /// Undoes the making of a VM that found no shard.
-    pub(crate) fn abandon(self) {
-        drop(self.life);
-        self.reaper.reap(self.corpse);
     }
 }
 
@@ -330,6 +341,8 @@ enum Event {
     Changed,
     Command(VmCommand),
     TimeLimit,
+    Suspended(Result<(), Fault>),
+    Fault(Fault),
 }
 
 /// Waits for the end of the VM's time, if it has one.
@@ -345,10 +358,12 @@ async fn stop_asked(commands: &mut mpsc::UnboundedReceiver<VmCommand>) {
     while let Some(command) = commands.recv().await {
         let (reply, operation) = match command {
             VmCommand::Stop => return,
-            VmCommand::Start(reply) => (reply, "start"),
-            VmCommand::Pause(reply) => (reply, "be paused"),
-            VmCommand::Resume(reply) => (reply, "be resumed"),
+            VmCommand::Start(reply) => (Some(reply), "start"),
+            VmCommand::Pause(reply) => (Some(reply), "be paused"),
+            VmCommand::Resume(reply) => (Some(reply), "be resumed"),
+            VmCommand::Notice { reply, .. } => (reply, "look at its disk"),
         };
+        let Some(reply) = reply else { continue };
         let _ = reply.send(Err(Error::State { operation, state: "has ended" }));
     }
 }
@@ -358,27 +373,10 @@ fn refuse(reply: Reply, operation: &'static str, phase: Phase) -> Phase {
     phase
 }
 
-/// The states that a VM passes through, in the order of the contract.
-fn may_follow(before: VmState, after: VmState) -> bool {
-    match before {
-        VmState::Created => true,
-        VmState::Running => matches!(after, VmState::Paused | VmState::Stopping),
-        VmState::Paused => matches!(after, VmState::Running | VmState::Stopping),
-        VmState::Stopping => false,
-    }
-}
-
-fn kind(outcome: &Outcome) -> OutcomeKind {
-    match outcome {
-        Outcome::Exited { .. } => OutcomeKind::Exited,
-        Outcome::Reset => OutcomeKind::Reset,
-        Outcome::Stopped => OutcomeKind::Stopped,
-        Outcome::TimedOut { .. } => OutcomeKind::TimedOut,
-        Outcome::Crashed(_) => OutcomeKind::Crashed,
-        Outcome::Failed { .. } => OutcomeKind::Failed,
-    }
-}
-
 #[cfg(test)]
 #[path = "lifecycle_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "devices_test.rs"]
+mod device_tests;

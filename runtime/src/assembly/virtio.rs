@@ -1,0 +1,224 @@
+//! The virtio devices of a VM: where they are, and how each is opened, made and connected.
+//!
+//! A device has a window of registers, an interrupt pin and a doorbell for each queue. What names a file is opened here,
+//! on the thread that creates the VM; the device itself is made on the VM's shard.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringlet_boot::layout;
+use ringlet_devices::console::{Console as ConsoleDevice, ConsoleOutput, PIPE_CAPACITY, pipe};
+use ringlet_devices::ioapic::Ioapic;
+use ringlet_devices::rng::Rng;
+use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
+use ringlet_devices::{Bus, console};
+use ringlet_io::{GuestRam, Limiter, ShardContext};
+use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::Crew;
+use super::board::Lines;
+use crate::config::{CONSOLE_ID, Drive, ENTROPY_ID, MAX_DEVICES, VmConfig};
+use crate::console::{Console, ConsoleInput, ConsoleParts};
+use crate::devices::{WorkerSeed, seed};
+use crate::error::{Error, Result};
+use crate::kvm::vm::VmFds;
+
+/// Pins for virtio devices: not those of the timer (0), the keyboard (1), the second interrupt controller of old (2),
+/// the serial ports (3, 4), the clock (8) and ACPI (9).
+const PINS: [u8; MAX_DEVICES] = [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
+
+/// Where a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    address: u64,
+    pin: u8,
+}
+
+/// Every place that there is for a device.
+fn slots() -> impl Iterator<Item = Slot> {
+    (0..)
+        .zip(PINS)
+        .filter_map(|(index, pin)| layout::virtio_mmio_addr(index).map(|address| Slot { address, pin }))
+}
+
+impl Slot {
+    /// What tells the guest of the device (Linux, Documentation/admin-guide/kernel-parameters.txt).
+    fn word(self) -> String {
+        let Self { address, pin } = self;
+        format!("virtio_mmio.device=4K@{address:#x}:{pin}")
+    }
+}
+
+/// The virtio devices of a VM, with everything opened that they need.
+pub(super) struct Virtio {
+    devices: Vec<Planned>,
+    drain_limit: Duration,
+}
+
+/// A device that is to be.
+enum Planned {
+    Entropy,
+    /// Shows its output there.
+    Console(Console),
+}
+
+/// The devices on their bus, for their shard.
+#[derive(Default)]
+pub(super) struct Installed {
+    pub(super) seeds: Vec<WorkerSeed>,
+    /// The host's ends of the console, if there is one.
+    pub(super) console: Option<ConsoleParts>,
+    pub(super) input: Option<ConsoleInput>,
+    /// From when on the VM can be closed quickly; `None` if always.
+    pub(super) closable: Option<Instant>,
+}
+
+/// What devices are put into.
+pub(super) struct Site<'a> {
+    pub(super) vm: &'a Arc<VmFds>,
+    pub(super) ram: &'a GuestRam,
+    pub(super) ioapic: &'a Arc<Ioapic>,
+    pub(super) metrics: &'a VmMetrics,
+    pub(super) log: &'a Arc<GuestLog>,
+    pub(super) crew: &'a Crew,
+}
+
+/// What makes a device, and what is known of it before it is made.
+struct Made {
+    identity: Identity,
+    config: ConfigSpace,
+    device: MakeDevice,
+    metrics: Arc<DeviceMetrics>,
+}
+
+impl Virtio {
+    /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes.
+    pub(super) fn open(config: &VmConfig, console: Console) -> Result<Self> {
+        if let Some(drive) = drives(config).next() {
+            return Err(Error::config(
+                "drives",
+                format!("{:?} needs a block device, which is not there yet", drive.drive_id),
+            ));
+        }
+        let mut devices = Vec::with_capacity(count(config));
+        if config.entropy.is_some() {
+            devices.push(Planned::Entropy);
+        }
+        if config.ringlet.console {
+            devices.push(Planned::Console(console));
+        }
+        Ok(Self { devices, drain_limit: config.drain_limit() })
+    }
+
+    /// Puts the devices on the bus, with their ioeventfds; their interrupts are left to be bound.
+    pub(super) fn install(self, site: &Site<'_>, mmio: &mut Bus, lines: &mut Lines) -> Result<Installed> {
+        let mut installed = Installed::default();
+        for (slot, planned) in slots().zip(self.devices) {
+            let Made { identity, config, device, metrics } = planned.make(site, &mut installed)?;
+            let id = identity.id.clone();
+            let spec = VirtioSpec {
+                identity,
+                config,
+                device,
+                line: lines.connect(site.ioapic, slot.pin)?,
+                ram: site.ram.clone(),
+                limiter: Limiter::unlimited(),
+                metrics,
+                log: Arc::clone(site.log),
+                wake: Box::new(site.crew.waker()),
+                drain_deadline: self.drain_limit,
+            };
+            let (transport, worker) = spec.assemble().map_err(|e| Error::config("device", e.to_string()))?;
+            installed.closable = bind_doorbells(site.vm, slot, &transport)?.or(installed.closable);
+            mmio.insert(slot.address, layout::VIRTIO_MMIO_STRIDE, transport)
+                .map_err(|e| Error::config("device", e.to_string()))?;
+            installed.seeds.push(seed(id, worker));
+        }
+        Ok(installed)
+    }
+}
+
+/// Makes the notifications of each queue an ioeventfd, for the life of the VM. Returns when the VM can be closed quickly.
+fn bind_doorbells(vm: &VmFds, slot: Slot, transport: &MmioTransport) -> Result<Option<Instant>> {
+    let mut closable = None;
+    for (queue, bell) in (0..).zip(transport.doorbells()) {
+        let address = slot.address + MmioTransport::QUEUE_NOTIFY;
+        closable = Some(vm.bind_doorbell(bell.as_fd(), address, queue)?);
+    }
+    Ok(closable)
+}
+
+impl Planned {
+    fn make(self, site: &Site<'_>, installed: &mut Installed) -> Result<Made> {
+        match self {
+            Self::Entropy => Ok(entropy(site)),
+            Self::Console(console) => Ok(virtio_console(site, console, installed)),
+        }
+    }
+}
+
+fn entropy(site: &Site<'_>) -> Made {
+    let config = ConfigSpace::new([]);
+    let random = |bytes: &mut [u8]| Ok(getrandom(bytes, GetRandomFlags::NONBLOCK)?);
+    Made {
+        identity: Rng::identity_of(ENTROPY_ID),
+        config,
+        device: Box::new(move |_: &ShardContext| {
+            Ok(Box::new(Rng::new(ENTROPY_ID, Box::new(random))) as Box<dyn VirtioDevice>)
+        }),
+        metrics: site.metrics.register_device(ENTROPY_ID, DeviceKind::Entropy),
+    }
+}
+
+fn virtio_console(site: &Site<'_>, console: Console, installed: &mut Installed) -> Made {
+    let metrics = site.metrics.register_device(CONSOLE_ID, DeviceKind::Console);
+    let (typed, input) = pipe(PIPE_CAPACITY);
+    let (stream, printed) = pipe(PIPE_CAPACITY);
+    installed.input = Some(ConsoleInput::new(typed));
+    installed.console = Some(ConsoleParts { console, output: printed, metrics: Arc::clone(&metrics) });
+    let config = ConfigSpace::new([]);
+    let parts = console::ConsoleParts {
+        id: CONSOLE_ID.into(),
+        size: console::ConsoleSize::default(),
+        input,
+        output: ConsoleOutput::stream(stream),
+        metrics: Arc::clone(&metrics),
+    };
+    Made {
+        identity: ConsoleDevice::identity_of(CONSOLE_ID),
+        config,
+        device: Box::new(move |_: &ShardContext| {
+            Ok(Box::new(ConsoleDevice::new(parts)) as Box<dyn VirtioDevice>)
+        }),
+        metrics,
+    }
+}
+
+/// The disks of a VM in the order of their slots: the root device first.
+fn drives(config: &VmConfig) -> impl Iterator<Item = &Drive> {
+    let roots = config.drives.iter().filter(|drive| drive.is_root_device);
+    roots.chain(config.drives.iter().filter(|drive| !drive.is_root_device))
+}
+
+/// How many devices a VM has.
+fn count(config: &VmConfig) -> usize {
+    config.drives.len() + usize::from(config.entropy.is_some()) + usize::from(config.ringlet.console)
+}
+
+/// What the guest's command line says of the devices: the root file system, and where each device is.
+pub(super) fn cmdline(config: &VmConfig) -> Vec<String> {
+    let root = config.drives.iter().find(|drive| drive.is_root_device).map(|drive| {
+        let mode = if drive.is_read_only { "ro" } else { "rw" };
+        match &drive.partuuid {
+            Some(uuid) => format!("root=PARTUUID={uuid} {mode}"),
+            None => format!("root=/dev/vda {mode}"),
+        }
+    });
+    root.into_iter().chain(slots().take(count(config)).map(Slot::word)).collect()
+}
+
+#[cfg(test)]
+#[path = "virtio_test.rs"]
+mod tests;
