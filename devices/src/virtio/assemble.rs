@@ -28,8 +28,8 @@ use crate::state::{StateError, check_version};
 /// How long requests that are in flight may take to complete when a queue is stopped.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Makes the device, on its shard.
-pub type MakeDevice = Box<dyn FnOnce(&ShardContext) -> io::Result<Box<dyn VirtioDevice>> + Send>;
+/// Makes the device, on its shard; its operations are the owner's.
+pub type MakeDevice = Box<dyn FnOnce(&ShardContext, &Owner) -> io::Result<Box<dyn VirtioDevice>> + Send>;
 
 /// Everything that a virtio device is made of.
 pub struct VirtioSpec {

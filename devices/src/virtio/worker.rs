@@ -227,14 +227,14 @@ pub(super) struct Worker {
 pub(super) fn spawn(
     cx: &ShardContext,
     owner: &Owner,
-    make: impl FnOnce(&ShardContext) -> io::Result<Box<dyn VirtioDevice>> + 'static,
+    make: impl FnOnce(&ShardContext, &Owner) -> io::Result<Box<dyn VirtioDevice>> + 'static,
     setup: Setup,
     commands: UnboundedSender<Command>,
 ) -> WorkerHandle {
     let device = setup.shared.identity.id.clone();
     let (name, context, payer) = (device.clone(), cx.clone(), owner.clone());
     let task = cx.spawn(owner, async move {
-        let made = make(&context).map_err(|source| WorkerError::Device { device: name, source })?;
+        let made = make(&context, &payer).map_err(|source| WorkerError::Device { device: name, source })?;
         Worker::new(&context, &payer, made, setup)?.run().await
     });
     WorkerHandle { device, commands, task }
