@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringlet_boot::layout;
-use ringlet_devices::console::{Console as ConsoleDevice, ConsoleOutput, PIPE_CAPACITY, pipe};
+use ringlet_devices::console::{Console as ConsoleDevice, ConsoleOutput, ConsoleSize, PIPE_CAPACITY, pipe};
 use ringlet_devices::ioapic::Ioapic;
 use ringlet_devices::rng::Rng;
 use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
 use ringlet_devices::{Bus, console};
-use ringlet_io::{GuestRam, Limiter, ShardContext};
+use ringlet_io::{GuestRam, Limiter, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -165,7 +165,7 @@ fn entropy(site: &Site<'_>) -> Made {
     Made {
         identity: Rng::identity_of(ENTROPY_ID),
         config,
-        device: Box::new(move |_: &ShardContext| {
+        device: Box::new(move |_: &ShardContext, _: &Owner| {
             Ok(Box::new(Rng::new(ENTROPY_ID, Box::new(random))) as Box<dyn VirtioDevice>)
         }),
         metrics: site.metrics.register_device(ENTROPY_ID, DeviceKind::Entropy),
@@ -178,10 +178,10 @@ fn virtio_console(site: &Site<'_>, console: Console, installed: &mut Installed) 
     let (stream, printed) = pipe(PIPE_CAPACITY);
     installed.input = Some(ConsoleInput::new(typed));
     installed.console = Some(ConsoleParts { console, output: printed, metrics: Arc::clone(&metrics) });
-    let config = ConfigSpace::new([]);
+    let config = ConsoleDevice::config_of(ConsoleSize::default());
     let parts = console::ConsoleParts {
         id: CONSOLE_ID.into(),
-        size: console::ConsoleSize::default(),
+        config: config.clone(),
         input,
         output: ConsoleOutput::stream(stream),
         metrics: Arc::clone(&metrics),
@@ -189,7 +189,7 @@ fn virtio_console(site: &Site<'_>, console: Console, installed: &mut Installed) 
     Made {
         identity: ConsoleDevice::identity_of(CONSOLE_ID),
         config,
-        device: Box::new(move |_: &ShardContext| {
+        device: Box::new(move |_: &ShardContext, _: &Owner| {
             Ok(Box::new(ConsoleDevice::new(parts)) as Box<dyn VirtioDevice>)
         }),
         metrics,
