@@ -4,7 +4,9 @@
 //! never reads a byte of guest memory twice.
 
 pub mod config;
+pub mod durability;
 pub mod error;
 pub mod request;
 
+pub use durability::Cache;
 pub use error::{BlockError, Status};
