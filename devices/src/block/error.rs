@@ -5,8 +5,11 @@
 
 use std::io;
 
+use ringlet_io::RamError;
 use tracing::Level;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
+
+use crate::virtio::OutsideChain;
 
 /// The last byte of a request's writable part (virtio 1.2, section 5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub enum Status {
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
 }
 
-/// Why a request failed. All but the last three are the guest's mistakes.
+/// Why a request failed. All but the last four, and unknown types, are the guest's mistakes.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// There is no byte for the status, so that nothing can be answered.
@@ -41,23 +44,11 @@ pub enum BlockError {
     /// A write to a disk that is read-only.
     #[error("write to a read-only disk")]
     ReadOnly,
-    /// Data that is not a whole number of blocks.
-    #[error("{len} bytes of data are not a multiple of {block_size}")]
+    /// Data that is not a whole number of sectors.
+    #[error("{len} bytes of data are not a multiple of 512")]
     Length {
         /// Length of the data in bytes.
         len: u64,
-        /// Block size in bytes.
-        block_size: u32,
-    },
-    /// The range does not begin or end at a block border.
-    #[error("{sectors} sectors at {sector} do not lie on borders of blocks of {block_size} bytes")]
-    Misaligned {
-        /// First sector of 512 bytes.
-        sector: u64,
-        /// Number of sectors.
-        sectors: u64,
-        /// Block size in bytes.
-        block_size: u32,
     },
     /// The range leaves the disk.
     #[error("{sectors} sectors at {sector} leave the disk of {capacity}")]
@@ -95,9 +86,12 @@ pub enum BlockError {
         /// Most sectors.
         max: u32,
     },
-    /// Guest memory could not be reached, although the chain was validated.
+    /// The chain ends before its length. A mistake of ours.
+    #[error("the chain has other lengths than it had")]
+    Chain,
+    /// Guest memory could not be lent. The chain was validated, so this is a mistake of ours.
     #[error("guest memory: {0}")]
-    Memory(Box<dyn std::error::Error>),
+    Memory(#[from] RamError),
     /// The disk failed.
     #[error("disk: {0}")]
     Disk(#[from] io::Error),
@@ -108,9 +102,10 @@ pub enum BlockError {
 
 impl BlockError {
     /// What the guest is told.
-    pub const fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         match self {
             Self::UnknownType { .. } | Self::SegmentFlags { .. } => Status::Unsupported,
+            Self::Disk(error) if error.kind() == io::ErrorKind::Unsupported => Status::Unsupported,
             _ => Status::IoError,
         }
     }
@@ -120,13 +115,22 @@ impl BlockError {
     pub const fn log_level(&self) -> Level {
         match self {
             Self::UnknownType { .. } => Level::DEBUG,
-            Self::Memory(_) | Self::Disk(_) | Self::FlushLost => Level::ERROR,
+            Self::Chain | Self::Memory(_) | Self::Disk(_) | Self::FlushLost => Level::ERROR,
             _ => Level::WARN,
         }
     }
 
     /// Whether the guest did something wrong, as opposed to the host or its disk.
     pub const fn is_guests(&self) -> bool {
-        !matches!(self, Self::UnknownType { .. } | Self::Memory(_) | Self::Disk(_) | Self::FlushLost)
+        !matches!(
+            self,
+            Self::UnknownType { .. } | Self::Chain | Self::Memory(_) | Self::Disk(_) | Self::FlushLost
+        )
+    }
+}
+
+impl From<OutsideChain> for BlockError {
+    fn from(_: OutsideChain) -> Self {
+        Self::Chain
     }
 }

@@ -11,7 +11,8 @@ use virtio_bindings::virtio_blk::{
 
 use super::error::BlockError;
 
-/// Unit of every sector number and count in bytes, whatever the block size.
+/// Unit of every sector number, count and length in bytes. The block size is advice to the driver and changes nothing
+/// (section 5.2.4).
 pub const SECTOR_SIZE: u64 = 512;
 /// Bytes of a request's header: type, reserved, sector.
 pub const HEADER_LEN: u64 = 16;
@@ -35,8 +36,6 @@ const SEGMENTS_BYTES: usize = MAX_SEGMENTS as usize * SEGMENT_LEN as usize;
 pub struct Rules {
     /// Size of the disk in sectors of 512 bytes.
     pub capacity: u64,
-    /// Unit of transfers in bytes, a multiple of 512.
-    pub block_size: u32,
     /// Nothing may be changed.
     pub read_only: bool,
     /// Discard was negotiated.
@@ -66,7 +65,7 @@ impl Shape {
     }
 }
 
-/// A range of the disk in bytes. Lies inside the disk and on block borders.
+/// A range of the disk in bytes. Lies inside the disk and on borders of sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// First byte.
@@ -206,24 +205,17 @@ fn command(
 impl Rules {
     /// The range of a read or write of `len` bytes.
     fn transfer(&self, sector: u64, len: u64) -> Result<Extent, BlockError> {
-        if !len.is_multiple_of(u64::from(self.block_size)) {
-            return Err(BlockError::Length { len, block_size: self.block_size });
+        if !len.is_multiple_of(SECTOR_SIZE) {
+            return Err(BlockError::Length { len });
         }
         self.extent(sector, len / SECTOR_SIZE)
     }
 
-    /// The range of `sectors` sectors, if it lies inside the disk and on block borders.
+    /// The range of `sectors` sectors, if it lies inside the disk.
     fn extent(&self, sector: u64, sectors: u64) -> Result<Extent, BlockError> {
         let end = sector.checked_add(sectors).filter(|&end| end <= self.capacity);
-        let bytes = end.and_then(|_| Some((bytes(sector)?, bytes(sectors)?)));
-        let Some((offset, len)) = bytes else {
-            return Err(BlockError::OutOfRange { sector, sectors, capacity: self.capacity });
-        };
-        let block = u64::from(self.block_size);
-        if !offset.is_multiple_of(block) || !len.is_multiple_of(block) {
-            return Err(BlockError::Misaligned { sector, sectors, block_size: self.block_size });
-        }
-        Ok(Extent { offset, len })
+        let extent = end.and_then(|_| Some(Extent { offset: bytes(sector)?, len: bytes(sectors)? }));
+        extent.ok_or(BlockError::OutOfRange { sector, sectors, capacity: self.capacity })
     }
 }
 

@@ -8,8 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::block::Status;
 
-const RULES: Rules =
-    Rules { capacity: 1000, block_size: 512, read_only: false, discard: true, write_zeroes: true };
+const RULES: Rules = Rules { capacity: 1000, read_only: false, discard: true, write_zeroes: true };
 
 fn header(kind: u32, sector: u64) -> Vec<u8> {
     let mut bytes = kind.to_le_bytes().to_vec();
@@ -137,16 +136,18 @@ fn sec_07_a_capacity_that_overflows_bytes_refuses_instead() {
 }
 
 #[test]
-fn data_is_a_whole_number_of_blocks_on_block_borders() {
+fn data_is_a_whole_number_of_sectors() {
     for len in [1, 511, 513, 1023] {
         assert_eq!(status(&with_data(VIRTIO_BLK_T_IN, 0, 0, len + 1)), Status::IoError);
         assert_eq!(status(&with_data(VIRTIO_BLK_T_OUT, 0, len as usize, 1)), Status::IoError);
     }
-    let rules = Rules { block_size: 4096, ..RULES };
-    for (sector, len, fits) in [(0, 4096, true), (8, 8192, true), (1, 4096, false), (0, 512, false)] {
-        let request = parse(&rules, &header(VIRTIO_BLK_T_IN, sector), len + 1);
-        assert_eq!(request.command.is_ok(), fits, "{len} at {sector}");
-    }
+}
+
+#[test]
+fn what_the_disk_cannot_do_is_unsupported() {
+    let error = |kind: std::io::ErrorKind| BlockError::Disk(kind.into()).status();
+    assert_eq!(error(std::io::ErrorKind::Unsupported), Status::Unsupported);
+    assert_eq!(error(std::io::ErrorKind::StorageFull), Status::IoError);
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn only_mistakes_of_the_guest_are_told_as_such() {
 }
 
 proptest! {
-    /// Whatever is accepted lies inside the disk, on block borders, and has the length of the chain's data.
+    /// Whatever is accepted lies inside the disk, in whole sectors, and has the length of the chain's data.
     #[test]
     fn sec_06_any_header_and_shape_gives_a_command_or_a_status(
         kind in prop_oneof![4 => 0_u32..16, 1 => any::<u32>()],
@@ -233,19 +234,17 @@ proptest! {
         tail in prop::collection::vec(any::<u8>(), 0..600),
         cut in 0_usize..20,
         writable in prop_oneof![0_u64..5000, any::<u64>()],
-        block_size in prop::sample::select(&[512_u32, 1024, 4096]),
         flags in any::<[bool; 3]>(),
         capacity in prop_oneof![0_u64..1100, any::<u64>()],
     ) {
-        let rules = Rules { capacity, block_size, read_only: flags[0], discard: flags[1], write_zeroes: flags[2] };
+        let rules = Rules { capacity, read_only: flags[0], discard: flags[1], write_zeroes: flags[2] };
         let mut bytes = [header(kind, sector), tail].concat();
         if cut < 16 {
             bytes.truncate(cut);
         }
         let request = parse(&rules, &bytes, writable);
         let inside = |extent: &Extent| {
-            let block = u64::from(block_size);
-            extent.offset.is_multiple_of(block) && extent.len.is_multiple_of(block)
+            extent.offset.is_multiple_of(512) && extent.len.is_multiple_of(512)
                 && u128::from(extent.offset) + u128::from(extent.len) <= u128::from(capacity) * 512
         };
         match &request.command {

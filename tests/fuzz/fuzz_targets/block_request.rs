@@ -1,8 +1,8 @@
 //! A block request: a chain of any shape whose readable part is the end of the input.
 //!
-//! Input: flags (bit 0 read-only, 1 discard, 2 write-zeroes, 3 blocks of 4096 bytes), length of the writable part
+//! Input: flags (bit 0 read-only, 1 discard, 2 write-zeroes), length of the writable part
 //! (le32), capacity in sectors (le64), readable part. Fails on a panic, if a byte is fetched twice, and if what is
-//! accepted leaves the disk, its blocks, or the chain's data.
+//! accepted leaves the disk, splits a sector, or is not as long as the chain's data.
 
 #![no_main]
 
@@ -15,7 +15,6 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let lengths = lengths.iter().rev().fold(0_u128, |value, byte| value << 8 | u128::from(*byte));
     let rules = Rules {
         capacity: (lengths >> 32) as u64,
-        block_size: if flags & 8 == 0 { 512 } else { 4096 },
         read_only: flags & 1 != 0,
         discard: flags & 2 != 0,
         write_zeroes: flags & 4 != 0,
@@ -36,10 +35,9 @@ fn check(rules: &Rules, readable: &[u8], writable: u64) {
     let Ok(command) = &request.command else { return };
     assert!(writable > 0, "there is a byte for the status");
     let inside = |extent: &Extent| {
-        let block = u64::from(rules.block_size);
         let end = u128::from(extent.offset) + u128::from(extent.len);
         assert!(end <= u128::from(rules.capacity) * 512, "{extent:?} leaves the disk");
-        assert!(extent.offset % block == 0 && extent.len % block == 0, "{extent:?} splits a block");
+        assert!(extent.offset % 512 == 0 && extent.len % 512 == 0, "{extent:?} splits a sector");
     };
     match command {
         Command::Read(extent) => assert_eq!(extent.len, writable - 1),

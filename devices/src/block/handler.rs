@@ -1,0 +1,162 @@
+//! Requests of every queue of one block device: parsed, executed, answered.
+//!
+//! Owns the disk, what the driver negotiated, and the counting. Guest RAM is the buffer of reads and writes: it is
+//! leased to the disk for the time of the operation. The status is the last byte of the writable part, written
+//! once and last. Never completes a chain: it only says how much was written.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ringlet_io::disk::Disk;
+use ringlet_io::{Cost, GuestRam, GuestRange, Lease, LeaseUse, MonoTime};
+use ringlet_metrics::{DeviceMetrics, GuestLog, RequestKind};
+
+use super::device::Serial;
+use super::durability::Durability;
+use super::error::{BlockError, Status};
+use super::report::LogLimits;
+use super::request::{Command, Extent, HEADER_LEN, ID_LEN, Request, Rules, STATUS_LEN, Shape, ZeroExtent};
+use crate::virtio::{Chain, RequestHandler};
+
+/// What all queues of a device share.
+pub(super) struct Shared {
+    pub(super) disk: Rc<dyn Disk>,
+    pub(super) serial: Serial,
+    pub(super) rules: Cell<Rules>,
+    pub(super) durability: Durability,
+    pub(super) limits: LogLimits,
+}
+
+/// The requests of one queue.
+pub(super) struct Handler {
+    pub(super) shared: Rc<Shared>,
+    pub(super) metrics: Arc<DeviceMetrics>,
+    pub(super) log: Arc<GuestLog>,
+}
+
+/// What a request that succeeded did.
+#[derive(Debug, Default)]
+struct Done {
+    /// Bytes between guest and disk.
+    moved: u64,
+    /// Bytes of the writable part, from its start, without the status.
+    written: u64,
+}
+
+impl RequestHandler for Handler {
+    type Request = Request;
+
+    fn parse(&self, ram: &GuestRam, chain: &Chain) -> (Request, Cost) {
+        let shape = Shape { readable: chain.readable_len(), writable: chain.writable_len() };
+        let request =
+            Request::parse(shape, &self.shared.rules.get(), |from, buf| Ok(chain.copy_out(ram, from, buf)?));
+        let cost = match request.kind {
+            RequestKind::Read => Cost::read(request.bytes()),
+            RequestKind::Write | RequestKind::WriteZeroes => Cost::write(request.bytes()),
+            _ => Cost::other(),
+        };
+        (request, cost)
+    }
+
+    async fn execute(self: Rc<Self>, ram: GuestRam, chain: Chain, request: Request) -> u32 {
+        let begun = MonoTime::now();
+        let kind = request.kind;
+        let result = match request.command {
+            Ok(command) => self.shared.run(&ram, &chain, command).await,
+            Err(error) => Err(error),
+        };
+        let (status, done) = match result {
+            Ok(done) => (Status::Ok, done),
+            Err(error) => {
+                self.shared.limits.report(&self.log, &self.metrics, kind, &error);
+                (error.status(), Done::default())
+            }
+        };
+        self.metrics.completed(kind, status.into(), done.moved, MonoTime::now().since(begun));
+        answer(&ram, &chain, status, done.written)
+    }
+}
+
+/// Writes the status; gives the number of bytes written in all. Without a place for it, nothing was.
+fn answer(ram: &GuestRam, chain: &Chain, status: Status, written: u64) -> u32 {
+    let Some(at) = chain.writable_len().checked_sub(STATUS_LEN) else { return 0 };
+    match chain.copy_in(ram, at, &[status as u8]) {
+        Ok(()) => u32::try_from(written + STATUS_LEN).unwrap_or(u32::MAX),
+        Err(_) => 0,
+    }
+}
+
+impl Shared {
+    async fn run(&self, ram: &GuestRam, chain: &Chain, command: Command) -> Result<Done, BlockError> {
+        match command {
+            Command::Read(extent) => self.read(ram, chain, extent).await,
+            Command::Write(extent) => self.write(ram, chain, extent).await,
+            Command::Flush => self.flush().await,
+            Command::GetId => self.get_id(ram, chain),
+            Command::Discard(extents) => self.discard(&extents).await,
+            Command::WriteZeroes(extents) => self.write_zeroes(&extents).await,
+        }
+    }
+
+    async fn read(&self, ram: &GuestRam, chain: &Chain, extent: Extent) -> Result<Done, BlockError> {
+        let lease = lease(ram, chain.writable(0, extent.len), LeaseUse::Target)?;
+        if !lease.is_empty() {
+            self.disk.read(lease, extent.offset).await.0?;
+        }
+        Ok(Done { moved: extent.len, written: extent.len })
+    }
+
+    async fn write(&self, ram: &GuestRam, chain: &Chain, extent: Extent) -> Result<Done, BlockError> {
+        let lease = lease(ram, chain.readable(HEADER_LEN, extent.len), LeaseUse::Source)?;
+        if !lease.is_empty() {
+            self.disk.write(lease, extent.offset).await.0?;
+            self.settle().await?;
+        }
+        Ok(Done { moved: extent.len, written: 0 })
+    }
+
+    async fn flush(&self) -> Result<Done, BlockError> {
+        self.durability.flush(|| self.disk.flush()).await?;
+        Ok(Done::default())
+    }
+
+    fn get_id(&self, ram: &GuestRam, chain: &Chain) -> Result<Done, BlockError> {
+        chain.copy_in(ram, 0, self.serial.bytes())?;
+        Ok(Done { moved: 0, written: ID_LEN })
+    }
+
+    async fn discard(&self, extents: &[Extent]) -> Result<Done, BlockError> {
+        let mut moved = 0;
+        for extent in extents.iter().filter(|extent| extent.len != 0) {
+            self.disk.discard(extent.offset, extent.len).await?;
+            moved += extent.len;
+        }
+        self.settle().await?;
+        Ok(Done { moved, written: 0 })
+    }
+
+    async fn write_zeroes(&self, extents: &[ZeroExtent]) -> Result<Done, BlockError> {
+        let mut moved = 0;
+        for zero in extents.iter().filter(|zero| zero.extent.len != 0) {
+            self.disk.write_zeroes(zero.extent.offset, zero.extent.len, zero.may_unmap).await?;
+            moved += zero.extent.len;
+        }
+        self.settle().await?;
+        Ok(Done { moved, written: 0 })
+    }
+
+    /// What a change of the disk does before it completes.
+    async fn settle(&self) -> Result<(), BlockError> {
+        self.durability.settle(|| self.disk.flush()).await
+    }
+}
+
+/// Lends a part of the chain to the disk. The part is there, because its length was computed from the chain's.
+fn lease(ram: &GuestRam, ranges: Option<Vec<GuestRange>>, use_: LeaseUse) -> Result<Lease, BlockError> {
+    Ok(ram.lease(&ranges.ok_or(BlockError::Chain)?, use_)?)
+}
+
+#[cfg(test)]
+#[path = "handler_test.rs"]
+mod tests;
