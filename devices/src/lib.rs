@@ -20,6 +20,8 @@ pub mod serial;
 pub mod state;
 #[cfg(test)]
 mod test_util;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod virtio;
 
 pub use bus::{Action, Bus, BusDevice, BusError, BusKind, Then, Wait};

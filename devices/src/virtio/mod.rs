@@ -41,3 +41,6 @@ pub use state::{DeviceState, QueueRegisters, QueueState, TransportState, VirtioS
 pub use task::{QueueTask, RequestHandler};
 pub use walk::ChainError;
 pub use worker::{WorkerError, WorkerHandle};
+
+#[cfg(test)]
+mod conformance_test;
