@@ -100,7 +100,7 @@ pub(super) fn subject() -> Subject {
     Subject {
         identity,
         config,
-        device: Box::new(move |_| {
+        device: Box::new(move |_, _| {
             Ok(Box::new(Echo { identity: id, config: space, gate: held, queues: [None, None] }))
         }),
         queue: 1,
