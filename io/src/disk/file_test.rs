@@ -116,7 +116,7 @@ fn ranges(random: &mut Random, len: u64) -> Vec<GuestRange> {
 }
 
 /// Random requests, one by one, against a plain copy of what the disk should be.
-async fn compare_with_model(disk: &FileDisk, ram: &GuestRam, check: &File, seed: u64) {
+async fn compare_contents(disk: &FileDisk, ram: &GuestRam, check: &File, seed: u64) {
     let mut random = Random(seed);
     let mut model = vec![0; SIZE as usize];
     ram.write(0, &pattern(seed, 4 * MIB)).unwrap();
@@ -154,6 +154,11 @@ async fn compare_with_model(disk: &FileDisk, ram: &GuestRam, check: &File, seed:
     let mut contents = vec![0; SIZE as usize];
     check.read_exact_at(&mut contents, 0).unwrap();
     assert!(contents == model, "the file is not what was written");
+}
+
+/// As [`compare_contents`], and the file keeps its size.
+async fn compare_with_model(disk: &FileDisk, ram: &GuestRam, check: &File, seed: u64) {
+    compare_contents(disk, ram, check, seed).await;
     assert_eq!(check.metadata().unwrap().len(), SIZE);
 }
 
@@ -405,4 +410,25 @@ fn a_file_stays_locked_while_operations_are_under_way(engine: EngineKind) {
             cx.timer().sleep(Duration::from_millis(1)).await;
         }
     });
+}
+
+/// On a block device: `RINGLET_TEST_BLOCK_DEVICE=/dev/loopN cargo test -p ringlet-io -- --ignored`. Overwrites it.
+#[test]
+#[ignore = "needs a block device of at least 256 KiB that may be overwritten"]
+fn a_block_device_is_what_was_written_last() {
+    let path = std::env::var("RINGLET_TEST_BLOCK_DEVICE").unwrap();
+    for engine in [EngineKind::Uring, EngineKind::Epoll] {
+        for direct in [false, true] {
+            let mut file = DiskFile::open(&path, DiskOptions { read_only: false, direct }).unwrap();
+            assert!(file.block_device && file.info.size >= SIZE);
+            assert!(DiskFile::open(&path, DiskOptions { read_only: true, direct }).is_err());
+            println!("{engine} {:?} {:?}", file.info, file.direct);
+            file.info.size = SIZE;
+            let check = File::open(&path).unwrap();
+            with_disk(engine, file, move |_, disk, ram, _| async move {
+                disk.write_zeroes(0, SIZE, true).await.unwrap();
+                compare_contents(&disk, &ram, &check, 5).await;
+            });
+        }
+    }
 }
