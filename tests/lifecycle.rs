@@ -15,7 +15,7 @@
 //! | drop of the runtime | VMs in every state | `the_end_of_the_runtime_…` |
 //! | crash, exit, stop, time limit | neighbours on the same shard | `each_vm_has_its_own_end` |
 //!
-//! A VM that waits for its shard is looked at from inside in `runtime/src/lifecycle_test.rs`, where that state can be
+//! A VM that waits for its shard is looked at from inside in `runtime/src/lifecycle/lifecycle_test.rs`, where that state can be
 //! seen; what one vCPU and its controller do between two instructions is in the loom models of
 //! `runtime/src/vcpu/control_loom_test.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]

@@ -48,6 +48,9 @@ pub enum Error {
     /// The image cannot be loaded into this VM.
     #[error(transparent)]
     Boot(#[from] ringlet_boot::BootError),
+    /// The file of a disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] ringlet_io::disk::DiskError),
     /// Guest RAM cannot be had.
     #[error(transparent)]
     Ram(#[from] ringlet_io::RamError),

@@ -8,18 +8,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringlet_boot::layout;
+use ringlet_devices::block::{BlockDevice, BlockOptions, Cache, Serial as BlockSerial};
 use ringlet_devices::console::{Console as ConsoleDevice, ConsoleOutput, ConsoleSize, PIPE_CAPACITY, pipe};
 use ringlet_devices::ioapic::Ioapic;
 use ringlet_devices::rng::Rng;
 use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
 use ringlet_devices::{Bus, console};
+use ringlet_io::disk::{DiskFile, DiskOptions, DiskSource};
 use ringlet_io::{GuestRam, Limiter, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::Crew;
 use super::board::Lines;
-use crate::config::{CONSOLE_ID, Drive, ENTROPY_ID, MAX_DEVICES, VmConfig};
+use crate::config::{
+    CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile,
+};
 use crate::console::{Console, ConsoleInput, ConsoleParts};
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
@@ -59,6 +63,7 @@ pub(super) struct Virtio {
 
 /// A device that is to be.
 enum Planned {
+    Disk(BlockOptions, DiskSource),
     Entropy,
     /// Shows its output there.
     Console(Console),
@@ -96,13 +101,7 @@ struct Made {
 impl Virtio {
     /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes.
     pub(super) fn open(config: &VmConfig, console: Console) -> Result<Self> {
-        if let Some(drive) = drives(config).next() {
-            return Err(Error::config(
-                "drives",
-                format!("{:?} needs a block device, which is not there yet", drive.drive_id),
-            ));
-        }
-        let mut devices = Vec::with_capacity(count(config));
+        let mut devices = drives(config).map(open_disk).collect::<Result<Vec<_>>>()?;
         if config.entropy.is_some() {
             devices.push(Planned::Entropy);
         }
@@ -116,7 +115,7 @@ impl Virtio {
     pub(super) fn install(self, site: &Site<'_>, mmio: &mut Bus, lines: &mut Lines) -> Result<Installed> {
         let mut installed = Installed::default();
         for (slot, planned) in slots().zip(self.devices) {
-            let Made { identity, config, device, metrics } = planned.make(site, &mut installed)?;
+            let Made { identity, config, device, metrics } = planned.make(site, &mut installed);
             let id = identity.id.clone();
             let spec = VirtioSpec {
                 identity,
@@ -151,11 +150,51 @@ fn bind_doorbells(vm: &VmFds, slot: Slot, transport: &MmioTransport) -> Result<O
 }
 
 impl Planned {
-    fn make(self, site: &Site<'_>, installed: &mut Installed) -> Result<Made> {
+    fn make(self, site: &Site<'_>, installed: &mut Installed) -> Made {
         match self {
-            Self::Entropy => Ok(entropy(site)),
-            Self::Console(console) => Ok(virtio_console(site, console, installed)),
+            Self::Disk(options, source) => disk(site, options, source),
+            Self::Entropy => entropy(site),
+            Self::Console(console) => virtio_console(site, console, installed),
         }
+    }
+}
+
+/// Opens what a disk needs: its file, on a description of its own, locked.
+fn open_disk(drive: &Drive) -> Result<Planned> {
+    let read_only = drive.is_read_only;
+    let DriveExtras { backend, direct, queues, queue_size, ref serial, uninitialized_reads } = drive.ringlet;
+    let source = match (backend, &drive.path_on_host) {
+        (Some(Volatile::Memory { size }), _) => DiskSource::Memory { size, read_only },
+        (Some(Volatile::Null { size }), _) => DiskSource::Null { size, read_only, uninitialized_reads },
+        (None, Some(path)) => DiskSource::File(DiskFile::open(path, DiskOptions { read_only, direct })?),
+        (None, None) => return Err(Error::config("path_on_host", "is missing")),
+    };
+    let options = BlockOptions {
+        id: drive.drive_id.clone(),
+        serial: BlockSerial::new(serial.as_deref().unwrap_or(&drive.drive_id)),
+        queues,
+        queue_size,
+        cache: match drive.cache_type {
+            CacheType::Writeback => Cache::Writeback,
+            CacheType::Unsafe => Cache::Unsafe,
+        },
+    };
+    Ok(Planned::Disk(options, source))
+}
+
+fn disk(site: &Site<'_>, options: BlockOptions, source: DiskSource) -> Made {
+    let info = source.info();
+    let metrics = site.metrics.register_device(&options.id, DeviceKind::Block);
+    let (identity, config) = (options.identity(&info), options.config(&info));
+    let (space, bounces) = (config.clone(), Arc::clone(&metrics));
+    Made {
+        identity,
+        config,
+        device: Box::new(move |cx: &ShardContext, owner: &Owner| {
+            let disk = source.attach(cx, owner, move || bounces.bounce_copies.inc())?;
+            Ok(Box::new(BlockDevice::new(&options, space, disk)) as Box<dyn VirtioDevice>)
+        }),
+        metrics,
     }
 }
 

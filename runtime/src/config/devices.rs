@@ -65,10 +65,10 @@ pub struct Drive {
 /// What a guest's flush means.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheType {
-    /// A write that is complete may be lost when the host crashes; a flush is not offered.
+    /// A flush is answered and does nothing: a crash of the host loses data. For disks that are thrown away.
     Unsafe,
-    /// What was written before a completed flush survives a crash of the host. The default, other than in
-    /// Firecracker.
+    /// What was written before a completed flush survives a crash of the host; where the guest does not flush, every
+    /// write does once it is complete. The default, other than in Firecracker.
     #[default]
     Writeback,
 }
