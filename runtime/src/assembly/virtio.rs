@@ -21,9 +21,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::Crew;
 use super::board::Lines;
-use crate::config::{
-    CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile,
-};
+use crate::config::{CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile};
 use crate::console::{Console, ConsoleInput, ConsoleParts};
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
