@@ -14,8 +14,20 @@ use std::process::Command;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The images, as `runtime/src/images.rs` lists them.
-const IMAGES: [&str; 10] =
-    ["alloc", "blkbench", "exit", "fault", "hello", "hostile", "idle", "rng", "smp", "spin"];
+const IMAGES: [&str; 12] = [
+    "alloc",
+    "blkbench",
+    "echo",
+    "exit",
+    "fault",
+    "hello",
+    "hostile",
+    "hostile-virtio",
+    "idle",
+    "rng",
+    "smp",
+    "spin",
+];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Replaces whatever flags the outer build uses, be they from its environment or from a `.cargo/config.toml`.
 const RUSTFLAGS: &str = "-Crelocation-model=static";

@@ -28,10 +28,12 @@ macro_rules! bundled {
 pub static IMAGES: &[BundledImage] = &[
     bundled!("alloc", "touches all of its memory, verifies it, prints how much it was"),
     bundled!("blkbench", "measures a virtio disk, or with --verify checks what it stores"),
+    bundled!("echo", "sends back lines from the virtio console, and tells its size"),
     bundled!("exit", "exits with the code that is its argument"),
     bundled!("fault", "ends in the way that its argument names; list: the ways"),
     bundled!("hello", "prints its command line, its memory and a computed value; --brief: one line"),
     bundled!("hostile", "does everything wrong that a guest can; its argument is a seed"),
+    bundled!("hostile-virtio", "attacks all virtio devices; its argument is a seed; destroys disks"),
     bundled!("idle", "says that it is ready, then sleeps forever"),
     bundled!("rng", "reads and judges random bytes of the virtio entropy device"),
     bundled!("smp", "counts on all vCPUs together"),

@@ -137,7 +137,7 @@ fn print_images(args: &ImagesArgs) -> CliResult<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     for image in images::IMAGES {
-        writeln!(out, "{:<10} {:>4} KiB  {}", image.name, image.bytes.len().div_ceil(1024), image.about)?;
+        writeln!(out, "{:<14} {:>4} KiB  {}", image.name, image.bytes.len().div_ceil(1024), image.about)?;
     }
     Ok(ExitCode::SUCCESS)
 }
