@@ -229,11 +229,12 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Block { writeback: self.shared.durability.is_writeback() }
+        let durability = &self.shared.durability;
+        DeviceState::Block { writeback: durability.is_writeback(), lost: durability.is_lost() }
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
-        let &DeviceState::Block { writeback } = state else {
+        let &DeviceState::Block { writeback, lost } = state else {
             return Err(StateError::Field { device: "block", field: "device type", value: 0 });
         };
         let possible = if self.has(VIRTIO_BLK_F_FLUSH) {
@@ -249,6 +250,9 @@ impl VirtioDevice for BlockDevice {
             });
         }
         self.set_writeback(writeback);
+        if lost {
+            self.shared.durability.set_lost();
+        }
         Ok(())
     }
 

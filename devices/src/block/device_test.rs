@@ -165,12 +165,15 @@ fn a_reset_forgets_the_driver() {
 
 #[test]
 fn a_saved_state_comes_back() {
-    for on in [false, true] {
+    for (on, lost) in [(false, false), (true, false), (true, true)] {
         let (mut from, _) = device(ALL);
         from.write_config(32, &[u8::from(on)]).unwrap();
+        if lost {
+            from.shared.durability.set_lost();
+        }
         let (mut to, _) = device(ALL);
         assert_eq!(to.restore(&from.save()), Ok(()));
-        assert_eq!(writeback(&to), on);
+        assert_eq!((writeback(&to), to.shared.durability.is_lost()), (on, lost));
         assert_eq!((to.save(), to.config().bytes()), (from.save(), from.config().bytes()));
     }
 }
@@ -191,7 +194,7 @@ fn sec_10_a_state_that_no_driver_could_have_made_is_refused() {
     ] {
         let (mut device, _) = device(features);
         let before = device.save();
-        let state = DeviceState::Block { writeback: on };
+        let state = DeviceState::Block { writeback: on, lost: false };
         assert_eq!(device.restore(&state).is_ok(), possible, "{features:#x}, {on}");
         assert!(possible || device.save() == before);
     }

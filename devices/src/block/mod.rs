@@ -22,6 +22,8 @@ mod handler;
 mod report;
 pub mod request;
 #[cfg(test)]
+mod rig_test;
+#[cfg(test)]
 mod test_util;
 
 pub use device::{BlockDevice, BlockOptions, Serial};

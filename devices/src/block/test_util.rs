@@ -109,6 +109,15 @@ impl TestDisk {
         let _ = sender.send(well);
     }
 
+    /// Ends all that wait, and holds no further.
+    pub(super) fn release_all(&self) {
+        let mut state = self.lock();
+        state.held = false;
+        for (_, sender) in state.waiting.drain(..) {
+            let _ = sender.send(true);
+        }
+    }
+
     async fn step(&self, op: Op) -> io::Result<()> {
         let wait = {
             let mut state = self.lock();

@@ -27,6 +27,8 @@ pub enum DeviceState {
     Block {
         /// The writeback field: writes are cached until they are flushed.
         writeback: bool,
+        /// A flush has failed, so that completed writes may be lost.
+        lost: bool,
     },
     /// Console (section 5.3).
     Console {

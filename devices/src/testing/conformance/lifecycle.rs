@@ -240,7 +240,7 @@ pub fn sec_10_a_crafted_state_is_refused(engine: EngineKind, subject: MakeSubjec
 
     let mut other = saved.clone();
     other.device = match other.device {
-        DeviceState::Stateless => DeviceState::Block { writeback: true },
+        DeviceState::Stateless => DeviceState::Block { writeback: true, lost: false },
         _ => DeviceState::Stateless,
     };
     let restored = Some((bench.rig.ram.clone(), other));
