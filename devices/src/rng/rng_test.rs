@@ -166,7 +166,7 @@ fn sec_10_a_state_of_another_device_is_refused() {
     let mut rng = Rng::new("rng0", counting());
     let state = rng.save();
     assert_eq!(rng.restore(&state), Ok(()));
-    let other = DeviceState::Block { writeback: true };
+    let other = DeviceState::Block { writeback: true, lost: false };
     assert!(matches!(rng.restore(&other), Err(StateError::Field { device: "rng", .. })));
     rng.reset();
     assert_eq!(rng.save(), state);
