@@ -121,8 +121,9 @@ impl Chain {
 
 /// Bytes `from..from + len` of `ranges`, if they are all there.
 fn cut(ranges: &[GuestRange], from: u64, len: u64) -> Option<Vec<GuestRange>> {
-    let mut skip = from;
-    let mut left = len;
+    let size: u64 = ranges.iter().map(|range| u64::from(range.len)).sum();
+    from.checked_add(len).filter(|end| *end <= size)?;
+    let (mut skip, mut left) = (from, len);
     let mut parts = Vec::new();
     for range in ranges {
         let size = u64::from(range.len);
@@ -139,5 +140,9 @@ fn cut(ranges: &[GuestRange], from: u64, len: u64) -> Option<Vec<GuestRange>> {
         left -= part;
         skip = 0;
     }
-    (left == 0 && (skip == 0 || len == 0)).then_some(parts)
+    Some(parts)
 }
+
+#[cfg(test)]
+#[path = "chain_test.rs"]
+mod tests;

@@ -28,3 +28,7 @@ impl Meter {
         ahead.checked_sub(INTERVAL * BURST).filter(|wait| !wait.is_zero())
     }
 }
+
+#[cfg(test)]
+#[path = "meter_test.rs"]
+mod tests;

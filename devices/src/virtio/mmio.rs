@@ -194,3 +194,7 @@ fn word(offset: u64, data: &[u8]) -> Result<u32, GuestError> {
     check_width(offset, data.len())?;
     data.try_into().map(u32::from_le_bytes).map_err(|_| GuestError::BadWidth { offset, width: data.len() })
 }
+
+#[cfg(test)]
+#[path = "mmio_test.rs"]
+mod tests;

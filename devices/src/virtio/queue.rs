@@ -329,3 +329,7 @@ impl InFlight {
         true
     }
 }
+
+#[cfg(test)]
+#[path = "queue_test.rs"]
+mod tests;

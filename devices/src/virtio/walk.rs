@@ -282,3 +282,7 @@ impl Seen {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "walk_test.rs"]
+mod tests;
