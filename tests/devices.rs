@@ -16,8 +16,6 @@ const DEVICE: u32 = 0xD000_0000;
 const NEXT: u32 = 0x1000;
 const MAGIC: u32 = 0x000;
 const DEVICE_ID: u32 = 0x008;
-const DRIVER_FEATURES: u32 = 0x020;
-const DRIVER_FEATURES_SEL: u32 = 0x024;
 const QUEUE_NOTIFY: u32 = 0x050;
 const STATUS: u32 = 0x070;
 /// emerg_wr of a console's configuration: prints a byte by way of the shard.
@@ -28,17 +26,9 @@ const BLOCK: u32 = 2;
 const CONSOLE: u32 = 3;
 const ENTROPY: u32 = 4;
 
-/// Agrees with the first device on VIRTIO_F_VERSION_1 and nothing else, up to FEATURES_OK. The last write takes the
-/// shard.
-fn negotiate(code: Code) -> Code {
-    [(STATUS, 1), (STATUS, 3), (DRIVER_FEATURES_SEL, 1), (DRIVER_FEATURES, 1), (STATUS, 11)]
-        .into_iter()
-        .fold(code, |code, (register, value)| code.write32(DEVICE + register, value))
-}
-
 /// Two writes that take the shard: one that sets up the first device, and one that resets it.
 fn reset_once() -> Code {
-    negotiate(Code::new()).write32(DEVICE + STATUS, 0)
+    Code::new().negotiate(DEVICE).write32(DEVICE + STATUS, 0)
 }
 
 /// A guest that resets its first device for ever.
@@ -92,7 +82,7 @@ on_both_engines! {
     }
 
     async fn a_slow_register_write_is_done_when_the_guest_goes_on(host: Host) {
-        let code = negotiate(Code::new())
+        let code = Code::new().negotiate(DEVICE)
             .read32(DEVICE + STATUS)
             .expect(11, 1)
             .write32(DEVICE + STATUS, 0)
@@ -105,7 +95,7 @@ on_both_engines! {
 
     async fn what_a_guest_prints_through_the_shard_is_printed_before_its_end(host: Host) {
         let text = "hello, console";
-        let start = negotiate(Code::new());
+        let start = Code::new().negotiate(DEVICE);
         let code = text.bytes().fold(start, |code, byte| code.write32(DEVICE + EMERGENCY, byte.into()));
         let guest = host.launch_with(&code.exit(0), small().console());
         assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 });

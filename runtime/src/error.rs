@@ -51,6 +51,9 @@ pub enum Error {
     /// The file of a disk cannot be used.
     #[error(transparent)]
     Disk(#[from] ringlet_io::disk::DiskError),
+    /// A virtio device cannot be put together.
+    #[error(transparent)]
+    Device(#[from] ringlet_devices::virtio::AssembleError),
     /// Guest RAM cannot be had.
     #[error(transparent)]
     Ram(#[from] ringlet_io::RamError),

@@ -44,6 +44,7 @@ pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole};
 pub use error::{Error, Result};
 pub use outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
 pub use ringlet_boot::{BootError, Image, ImageError, Initrd};
+pub use ringlet_devices::virtio::AssembleError;
 pub use ringlet_io::disk::DiskError;
 pub use ringlet_io::{Engine, EngineChoice, EngineError, EngineKind, RamError, ShardError};
 pub use ringlet_metrics::{Escaped, Registry, VmMetrics, VmState};

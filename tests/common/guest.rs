@@ -80,6 +80,17 @@ impl Code {
         self.word(0xBF, address).raw(&[0xC7, 0x07]).raw(&value.to_le_bytes())
     }
 
+    /// Agrees with the virtio device whose registers are at `base` on VIRTIO_F_VERSION_1 and nothing else, up to
+    /// FEATURES_OK. The last write takes the device's shard.
+    pub(crate) fn negotiate(self, base: u32) -> Self {
+        const STATUS: u32 = 0x70;
+        const FEATURES_SEL: u32 = 0x24;
+        const FEATURES: u32 = 0x20;
+        [(STATUS, 1), (STATUS, 3), (FEATURES_SEL, 1), (FEATURES, 1), (STATUS, 11)]
+            .into_iter()
+            .fold(self, |code, (register, value)| code.write32(base + register, value))
+    }
+
     /// Reads 32 bits from a physical address.
     pub(crate) fn read32(self, address: u32) -> Self {
         self.word(0xBF, address).raw(&[0x8B, 0x07])

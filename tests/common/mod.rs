@@ -120,8 +120,12 @@ impl Host {
 
     /// Makes a hand-made guest that is not started.
     pub(crate) fn create(&self, code: &Code) -> Guest {
+        self.create_with(code, &small())
+    }
+
+    pub(crate) fn create_with(&self, code: &Code, config: &VmConfig) -> Guest {
         let (resources, console) = buffered(code);
-        Guest { vm: self.runtime.create(&small(), resources).unwrap(), console }
+        Guest { vm: self.runtime.create(config, resources).unwrap(), console }
     }
 
     /// Launches a hand-made guest that prints into a pipe of one page.

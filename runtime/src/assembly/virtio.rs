@@ -127,7 +127,7 @@ impl Virtio {
                 wake: Box::new(site.crew.waker()),
                 drain_deadline: self.drain_limit,
             };
-            let (transport, worker) = spec.assemble().map_err(|e| Error::config("device", e.to_string()))?;
+            let (transport, worker) = spec.assemble()?;
             installed.closable = bind_doorbells(site.vm, slot, &transport)?.or(installed.closable);
             mmio.insert(slot.address, layout::VIRTIO_MMIO_STRIDE, transport)
                 .map_err(|e| Error::config("device", e.to_string()))?;
