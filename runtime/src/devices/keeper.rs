@@ -131,3 +131,7 @@ fn fault(ended: Option<WorkerError>) -> Fault {
         None => Fault { error: "a device has stopped unasked".into(), unrecoverable: false },
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_test.rs"]
+mod tests;

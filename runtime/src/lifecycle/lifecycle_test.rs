@@ -33,13 +33,13 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const PIPE: usize = 4096;
 
 /// A runtime, and a shard of the test's own, which a test can do without.
-pub(super) struct Host {
-    pub(super) runtime: Runtime,
-    pub(super) shard: Shard<Box<VmParts>>,
+pub(crate) struct Host {
+    pub(crate) runtime: Runtime,
+    pub(crate) shard: Shard<Box<VmParts>>,
 }
 
 impl Host {
-    pub(super) fn new(engine: EngineChoice) -> Self {
+    pub(crate) fn new(engine: EngineChoice) -> Self {
         let runtime = Runtime::new(RuntimeOptions { engine, shards: NonZero::new(1) }).unwrap();
         let kind = runtime.engine().kind;
         let metrics = runtime.registry().register_shard(1, kind.as_str());
@@ -48,18 +48,18 @@ impl Host {
         Self { runtime, shard }
     }
 
-    pub(super) fn assemble(&self, config: &VmConfig, console: Console) -> (Vm, Box<VmParts>) {
+    pub(crate) fn assemble(&self, config: &VmConfig, console: Console) -> (Vm, Box<VmParts>) {
         let resources = Resources { console, ..Resources::default() };
         assemble(self.runtime.inner(), config, resources, true).unwrap()
     }
 
-    pub(super) fn create(&self, config: &VmConfig, console: Console) -> (Vm, Box<VmParts>) {
+    pub(crate) fn create(&self, config: &VmConfig, console: Console) -> (Vm, Box<VmParts>) {
         let resources = Resources { console, ..Resources::default() };
         assemble(self.runtime.inner(), config, resources, false).unwrap()
     }
 
     /// A VM that nothing ends and that no shard looks after yet.
-    pub(super) fn spinner(&self) -> (Vm, Box<VmParts>) {
+    pub(crate) fn spinner(&self) -> (Vm, Box<VmParts>) {
         self.assemble(&VmConfig::new("spin").memory_mib(16), Console::Discard)
     }
 
@@ -92,7 +92,7 @@ struct Waiting {
     reader: std::io::PipeReader,
 }
 
-pub(super) fn idle() -> VmConfig {
+pub(crate) fn idle() -> VmConfig {
     VmConfig::new("idle").memory_mib(16)
 }
 
@@ -102,7 +102,7 @@ fn fill(machine: &Machine) -> usize {
 }
 
 #[track_caller]
-pub(super) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !happened() {
         assert!(begun.elapsed() < DEADLINE, "never: {what}");
@@ -111,23 +111,23 @@ pub(super) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let executor = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     executor.block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("it hangs") })
 }
 
-pub(super) fn on_both_engines(test: impl Fn(Host)) {
+pub(crate) fn on_both_engines(test: impl Fn(Host)) {
     for engine in [EngineChoice::Uring, EngineChoice::Epoll] {
         test(Host::new(engine));
     }
 }
 
 /// A vCPU without a thread, which ends when the test says so.
-pub(super) fn puppet() -> Arc<VcpuControl> {
+pub(crate) fn puppet() -> Arc<VcpuControl> {
     Arc::new(VcpuControl::new(Box::new(|| ())))
 }
 
-pub(super) fn end(outcome: Outcome) -> VcpuEnd {
+pub(crate) fn end(outcome: Outcome) -> VcpuEnd {
     VcpuEnd { outcome: Some(outcome), report: VcpuReport::default() }
 }
 

@@ -375,7 +375,7 @@ fn refuse(reply: Reply, operation: &'static str, phase: Phase) -> Phase {
 
 #[cfg(test)]
 #[path = "lifecycle_test.rs"]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(test)]
 #[path = "devices_test.rs"]
