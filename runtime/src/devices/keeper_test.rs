@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlet_devices::ioapic::Ioapic;
+use ringlet_devices::state::StateError;
 use ringlet_devices::virtio::{
     ConfigSpace, DeviceState, Identity, LocalBoxFuture, MakeDevice, MmioTransport, QueueParts, QueueState,
     VirtioDevice, VirtioSpec,
 };
-use ringlet_devices::state::StateError;
 use ringlet_devices::{Action, BusDevice};
 use ringlet_io::{InterruptLine, Limiter};
 use ringlet_metrics::{DeviceKind, GuestLog};
