@@ -53,7 +53,7 @@ pub(super) struct RunArgs {
 
     /// Give the VM a virtio console, and the terminal or standard input to it instead of to the serial port
     ///
-    /// What the guest prints on either is shown on standard output.
+    /// What the guest prints on either is shown on standard output, each in its own order.
     #[arg(long)]
     pub(super) console: bool,
 
