@@ -9,7 +9,7 @@ use core::slice;
 
 use ringlet_guest::interrupts::{self, TIMER_VECTOR};
 use ringlet_guest::virtio::Buffer;
-use ringlet_guest::virtio::drivers::transport::Transport as _;
+use ringlet_guest::virtio::drivers::transport::{DeviceStatus, Transport as _};
 use ringlet_guest::{lapic, println, time};
 
 use crate::Failure;
@@ -24,7 +24,7 @@ const SECOND: u64 = 1_000_000_000;
 /// How long an interrupt may come after what it tells of.
 const GRACE: u64 = SECOND / 10;
 /// Turns between looks at the clock when polling.
-const TURNS: u32 = 1 << 14;
+const TURNS: u32 = 1 << 18;
 
 /// Request types (virtio 1.2, 5.2.6).
 const IN: u32 = 0;
@@ -381,8 +381,11 @@ impl Run {
         self.judge()
     }
 
-    /// Fails if a request has been under way for too long.
+    /// Fails if the disk gave up, or a request has been under way for too long.
     fn judge(&self) -> Result<(), Failure> {
+        if self.disk.transport.get_status().contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+            return Err(Failure::Device("the device broke down, and asks for a reset"));
+        }
         let now = time::now();
         let late = |flight: &Flight| now.saturating_sub(flight.started) > self.options.timeout;
         match self.flights.iter().flatten().find(|flight| late(flight)) {

@@ -90,7 +90,8 @@ impl Ring {
     pub fn new(transport: &mut Transport, index: u16, shape: Shape) -> Option<Self> {
         let indirect = shape.features & feature::INDIRECT_DESC != 0;
         let stride = if indirect { 1 } else { shape.buffers };
-        let size = shape.slots.checked_mul(stride)?.checked_next_power_of_two()?;
+        // No chain may be longer than its queue, not even an indirect one (2.7.5.3.1).
+        let size = shape.slots.checked_mul(stride)?.max(shape.buffers).checked_next_power_of_two()?;
         if shape.slots == 0 || u32::from(size) > transport.max_queue_size(index) {
             return None;
         }
