@@ -138,3 +138,21 @@ fn standard_input_that_no_guest_reads_does_not_hold_up_the_end() {
     running.type_in(&"x".repeat(100));
     assert_eq!(running.status().code(), Some(124));
 }
+
+#[test]
+fn standard_input_reaches_the_console_on_either_engine() {
+    for engine in ["uring", "epoll"] {
+        let mut command = ringlet(&["run", "echo", "--console", "--io-engine", engine]);
+        let mut running = Running::start(command.stdin(Stdio::piped()));
+        running.until_printed("echo: ready, 80x24\n");
+        // More than any buffer on the way holds.
+        let line = format!("{}\n", "0123456789".repeat(100));
+        for _ in 0..200 {
+            running.type_in(&line);
+            assert_eq!(running.until_printed("\n"), line);
+        }
+        running.type_in("quit\n");
+        let finished = running.finish().expect(0);
+        assert!(finished.stdout.contains("200 lines"), "{}", finished.stdout);
+    }
+}

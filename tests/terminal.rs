@@ -14,7 +14,7 @@ use common::guest::Code;
 use common::process::{Running, ringlet};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 /// What puts a screen in order, whatever a guest did to it.
 const RESET: &str = "\x1b[0m\x1b[?25h\x1b[?1047l\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b(B\x0f";
@@ -246,4 +246,23 @@ fn sec_13_file_names_and_arguments_in_messages_do_not_control_the_terminal() {
         let shown = terminal.shown().replace(RESET, "");
         assert!(!shown.contains(['\x1b', '\x07', '\u{9b}']), "{args:?}: {shown:?}");
     }
+}
+
+#[test]
+fn a_virtio_console_has_the_keyboard_and_the_size_of_the_terminal() {
+    let mut terminal = Terminal::new();
+    let resize = |terminal: &Terminal, columns, rows| {
+        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&terminal.terminal, size).unwrap();
+    };
+    resize(&terminal, 100, 40);
+    let mut running = terminal.run(&ringlet(&["run", "echo", "--console"]));
+    // The size may come before the guest looks for the first time, or after.
+    terminal.until_shown("100x40");
+    resize(&terminal, 120, 50);
+    terminal.until_shown("resized to 120x50");
+    terminal.press(b"hello\nquit\n");
+    terminal.until_shown("hello");
+    assert_eq!(running.status().code(), Some(0));
+    terminal.until_shown(RESET);
 }
