@@ -19,6 +19,7 @@
 pub mod conformance;
 mod driver;
 mod rig;
+mod steps;
 
 pub use ringlet_io::EngineKind;
 

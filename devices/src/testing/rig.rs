@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use ringlet_io::{
     Backing, EngineKind, GuestRam, InterruptLine, Limiter, Owner, Service, Shard, ShardConfig, ShardContext,
 };
-use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestErrorKind, GuestLog, Registry, VmInfo, VmMetrics};
+use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, Registry, VmInfo, VmMetrics};
 
-use super::driver::{Buffer, DriverQueue, Used};
+use super::driver::Buffer;
 use crate::bus::{Action, Bus, BusDevice, BusKind, Then};
 use crate::ioapic::Ioapic;
 use crate::state::StateError;
-use crate::virtio::spec::{device_type, feature, register, status};
+use crate::virtio::spec::{device_type, register};
 use crate::virtio::{
     ConfigSpace, DRAIN_DEADLINE, HostEvent, Identity, MakeDevice, MmioTransport, VirtioSpec, VirtioState,
     WorkerError, WorkerHandle,
@@ -81,7 +81,7 @@ pub struct Rig {
     pub identity: Identity,
     bus: Bus,
     log: Arc<GuestLog>,
-    line: InterruptLine,
+    pub(super) line: InterruptLine,
     woken: Arc<(Mutex<u64>, Condvar)>,
     shard: Option<Shard<Run>>,
 }
@@ -255,111 +255,6 @@ impl Rig {
             Action::Wait(wait) => wait.is_over(),
             _ => true,
         }
-    }
-
-    /// How many errors of a kind the guest has made.
-    pub fn errors(&self, kind: GuestErrorKind) -> u64 {
-        self.vm.guest_errors.get(kind)
-    }
-
-    /// Interrupts since the last call.
-    pub fn take_interrupts(&self) -> u64 {
-        self.line.take_pending()
-    }
-
-    /// The device status register.
-    pub fn status(&self) -> u32 {
-        self.read(register::STATUS)
-    }
-
-    /// The features that the device offers.
-    pub fn offered(&self) -> u64 {
-        self.write(register::DEVICE_FEATURES_SEL, 1);
-        let high = self.read(register::DEVICE_FEATURES);
-        self.write(register::DEVICE_FEATURES_SEL, 0);
-        u64::from(high) << 32 | u64::from(self.read(register::DEVICE_FEATURES))
-    }
-
-    /// From reset to FEATURES_OK, which is not checked.
-    pub fn negotiate(&self, features: u64) {
-        self.write(register::STATUS, 0);
-        self.write(register::STATUS, status::ACKNOWLEDGE);
-        self.write(register::STATUS, status::ACKNOWLEDGE | status::DRIVER);
-        for (sel, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
-            self.write(register::DRIVER_FEATURES_SEL, sel);
-            self.write(register::DRIVER_FEATURES, half);
-        }
-        self.write(register::STATUS, status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK);
-    }
-
-    /// Programs and enables a queue.
-    pub fn enable(&self, queue: &DriverQueue) {
-        self.program(queue);
-        self.write(register::QUEUE_READY, 1);
-    }
-
-    /// Programs a queue's size and addresses.
-    pub fn program(&self, queue: &DriverQueue) {
-        self.write(register::QUEUE_SEL, queue.index.into());
-        self.write(register::QUEUE_NUM, queue.size.into());
-        let areas = [
-            (register::QUEUE_DESC_LOW, queue.descriptors),
-            (register::QUEUE_DRIVER_LOW, queue.driver),
-            (register::QUEUE_DEVICE_LOW, queue.device),
-        ];
-        for (low, gpa) in areas {
-            self.write(low, gpa as u32);
-            self.write(low + 4, (gpa >> 32) as u32);
-        }
-    }
-
-    /// DRIVER_OK.
-    pub fn go(&self) {
-        self.write(register::STATUS, self.status() | status::DRIVER_OK);
-    }
-
-    /// Everything that a driver does, with all queues at their longest; gives them.
-    pub fn bring_up(&self, features: u64) -> Vec<DriverQueue> {
-        self.negotiate(features);
-        assert_ne!(self.status() & status::FEATURES_OK, 0, "the features are accepted");
-        let queues: Vec<DriverQueue> = self.queues();
-        queues.iter().for_each(|queue| self.enable(queue));
-        self.go();
-        let all = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
-        assert_eq!(self.status(), all, "the device runs");
-        queues
-    }
-
-    /// Fresh rings for every queue, at their longest.
-    pub fn queues(&self) -> Vec<DriverQueue> {
-        let queue = |(index, size): (usize, &u16)| {
-            let base = Self::RINGS + index as u64 * DriverQueue::SPAN;
-            DriverQueue::new(&self.ram, index as u16, *size, base)
-        };
-        self.identity.queue_sizes.iter().enumerate().map(queue).collect()
-    }
-
-    /// All features of the core, without the device's own.
-    pub fn core_features() -> u64 {
-        feature::CORE
-    }
-
-    /// Rings a queue's doorbell, as an ioeventfd does.
-    pub fn ring(&self, queue: u16) {
-        self.transport.doorbells()[usize::from(queue)].ring();
-    }
-
-    /// Offers a chain and notifies.
-    pub fn send(&self, queue: &mut DriverQueue, buffers: &[Buffer]) -> u16 {
-        let head = queue.add(buffers);
-        self.ring(queue.index);
-        head
-    }
-
-    /// Waits for the next used entry.
-    pub fn used(&self, queue: &mut DriverQueue) -> Used {
-        wait_until("a chain is used", || queue.used_index() != queue.taken);
-        queue.take_used().unwrap()
     }
 
     /// Runs a task on the shard and gives its result.

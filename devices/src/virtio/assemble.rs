@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::config::ConfigSpace;
 use super::device::{Identity, VirtioDevice};
+use super::handle::{Command, WorkerHandle};
 use super::interrupt::{QueueInterrupt, Signals};
 use super::link::Link;
 use super::mmio::{MmioTransport, Shared};
@@ -21,7 +22,7 @@ use super::registers::Registers;
 use super::rules::impossible;
 use super::spec::{MAX_QUEUE_SIZE, MAX_QUEUES, status};
 use super::state::VirtioState;
-use super::worker::{Command, Setup, WorkerHandle, spawn};
+use super::worker::{Setup, spawn};
 use crate::ioapic::LineOut;
 use crate::state::{StateError, check_version};
 

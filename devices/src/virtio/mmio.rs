@@ -15,12 +15,12 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::ConfigSpace;
 use super::device::Identity;
+use super::handle::Command;
 use super::interrupt::Signals;
 use super::link::{Link, Ticket};
 use super::registers::{Context, Effect, GuestCommand, Registers};
 use super::rules::check_config;
 use super::spec::register;
-use super::worker::Command;
 use crate::bus::{Action, BusDevice, Then, Wait};
 use crate::error::GuestError;
 

@@ -14,6 +14,7 @@ mod assemble;
 mod chain;
 mod config;
 mod device;
+mod handle;
 mod interrupt;
 mod layout;
 mod link;
@@ -33,6 +34,7 @@ pub use chain::{Chain, OutsideChain};
 pub use config::ConfigSpace;
 pub(crate) use device::report_broken;
 pub use device::{HostEvent, Identity, LocalBoxFuture, QueueParts, VirtioDevice};
+pub use handle::{WorkerError, WorkerHandle};
 pub use interrupt::QueueInterrupt;
 pub use layout::{QueueLayout, RawLayout};
 pub use mmio::MmioTransport;
@@ -40,7 +42,9 @@ pub use queue::{Owed, Queue, QueueError, Token};
 pub use state::{DeviceState, QueueRegisters, QueueState, TransportState, VirtioState};
 pub use task::{QueueTask, RequestHandler};
 pub use walk::ChainError;
-pub use worker::{WorkerError, WorkerHandle};
 
 #[cfg(test)]
 mod conformance_test;
+
+#[cfg(all(test, ringlet_loom))]
+mod signals_loom_test;
