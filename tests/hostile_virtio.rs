@@ -1,0 +1,70 @@
+//! Drivers that mean harm, on real KVM: the guest `hostile-virtio` attacks every device of its VM through real registers
+//! and rings, and looks for memory that was written although it was not offered, or no longer. Here it runs beside VMs
+//! that use the same devices and the same event loop, and must be served all the time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use common::{Guest, Host, deadline, on_both_engines, rounds};
+use ringlet::{Drive, Outcome, VmConfig};
+use ringlet_metrics::GuestErrorKind;
+
+/// Seeds of both engines together.
+const SEEDS: u64 = 120;
+/// Attackers at a time.
+const AT_ONCE: usize = 3;
+/// Devices of an attacker: three disks, the entropy device and the console.
+const DEVICES: u32 = 5;
+
+/// A file of 1 MiB.
+fn disk_file() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    file
+}
+
+/// An attacker with a device of each kind; every third seed has two vCPUs, one of which rewrites what the other offers.
+fn attacker(host: &Host, seed: u64, file: &tempfile::NamedTempFile) -> Guest {
+    let config = VmConfig::new("hostile-virtio")
+        .memory_mib(64)
+        .vcpus(1 + u32::from(seed % 3 == 2))
+        .drive(Drive::file("file", file.path()))
+        .drive(Drive::memory("memory", 4 << 20).queues(2))
+        .drive(Drive::null("null", 4 << 20))
+        .entropy()
+        .console()
+        .timeout(deadline())
+        .args([seed.to_string()]);
+    host.bundled_with(config)
+}
+
+/// A VM that harms nobody: it writes to its disk, reads it back and compares.
+fn innocent(host: &Host) -> Guest {
+    let args = ["--verify", "--mode", "randrw", "--total", "2M", "--block-size", "4K", "--timeout", "120"];
+    let disk = Drive::memory("own", 1 << 20);
+    host.bundled_with(VmConfig::new("blkbench").memory_mib(64).drive(disk).args(args))
+}
+
+on_both_engines! {
+    async fn sec_08_hostile_drivers_change_no_memory_that_they_did_not_offer_and_harm_nobody(host: Host) {
+        let parity = u64::from(host.is_epoll());
+        let seeds: Vec<_> = (0..rounds(SEEDS)).filter(|seed| seed % 2 == parity).collect();
+        for batch in seeds.chunks(AT_ONCE) {
+            let files: Vec<_> = batch.iter().map(|_| disk_file()).collect();
+            let attackers: Vec<_> =
+                batch.iter().zip(&files).map(|(&seed, file)| attacker(&host, seed, file)).collect();
+            let innocent = innocent(&host);
+            let outcome = innocent.outcome().await;
+            assert_eq!(*outcome, Outcome::Exited { code: 0 }, "{}", innocent.printed());
+            for (guest, seed) in attackers.iter().zip(batch) {
+                let outcome = guest.outcome().await;
+                let printed = guest.printed();
+                assert_eq!(*outcome, Outcome::Exited { code: 0 }, "seed {seed}: {printed}");
+                let verdict = format!("memory is unharmed, {DEVICES} serve");
+                assert!(printed.contains(&verdict), "seed {seed}: {printed}");
+                assert!(guest.vm.metrics().guest_errors.total() > 100, "seed {seed} was tame");
+                assert!(guest.errors(GuestErrorKind::BadChain) > 0, "seed {seed} made no malformed chain");
+            }
+        }
+    }
+}
