@@ -51,7 +51,7 @@ pub(crate) use on_both_engines;
 /// Runs a test with a runtime of its own on `engine`.
 pub(crate) fn on(engine: EngineChoice, test: impl AsyncFnOnce(Host)) {
     // A test may take longer than a step of it.
-    block_on_for(deadline() * 5, test(Host::new(engine)));
+    block_on_for(deadline() * 10, test(Host::new(engine)));
 }
 
 /// Runs a future to its end, or panics after [`deadline`].
