@@ -1,17 +1,26 @@
 //! `ringlet bench`: measures Ringlet on this host and compares with its targets.
 //!
 //! This folder owns what every benchmark shares: the options, samples and their summary ([`stats`]), turns
-//! ([`interleave`]), the machine's description ([`machine`]), targets ([`target`]) and the report in both its
-//! forms ([`report`]). Each benchmark is a module that fills a [`report::Report`]. What is measured is the public
-//! library, and the command as a process; nothing here reaches into either.
+//! ([`interleave`]), the machine's description ([`machine`]), targets ([`target`]), the report in both its forms
+//! ([`report`]), and what several of them measure with: processes ([`process`], [`qemu`], [`idle_vms`]), VMs
+//! ([`launched`]), the guest that drives disks ([`blkbench`]). Each benchmark is a module that fills a
+//! [`report::Report`]. What is measured is the public library, and the command as a process; nothing here reaches
+//! into either.
 
+mod blkbench;
+mod block;
 mod boot;
+mod density;
+mod idle_vms;
 mod interleave;
+mod launched;
 mod machine;
 mod process;
+mod qemu;
 mod report;
 mod stats;
 mod target;
+mod unnamed;
 mod usage;
 
 use std::io::{self, Write};
@@ -34,9 +43,16 @@ pub(super) struct BenchArgs {
 enum Bench {
     /// Starting, keeping and ending VMs, compared with the least that could do it and with QEMU
     Boot(Options),
-    /// Part of `boot`: holds idle VMs in a process of their own and prints what they cost
+    /// A guest's disk, compared with its I/O done without a VM and with QEMU
+    Block(block::BlockOptions),
+    /// Many VMs with a disk in one process: making, keeping and ending them
+    Density(Options),
+    /// Part of `boot` and `density`: holds idle VMs in a process of their own and prints what they cost
     #[command(hide = true)]
-    IdleVms(boot::IdleArgs),
+    IdleVms(idle_vms::IdleArgs),
+    /// Part of `block`: a disk's I/O without a VM
+    #[command(hide = true)]
+    HostLoop(block::HostLoopArgs),
 }
 
 /// Options of every benchmark.
@@ -60,7 +76,10 @@ pub(super) fn run(args: &BenchArgs) -> CliResult<ExitCode> {
     log::start(LogLevel::Error);
     match &args.bench {
         Bench::Boot(options) => present(boot::run(*options)?, *options),
-        Bench::IdleVms(args) => boot::hold_idle_vms(args),
+        Bench::Block(args) => present(block::run(args)?, args.options),
+        Bench::Density(options) => present(density::run(*options)?, *options),
+        Bench::IdleVms(args) => idle_vms::hold(args),
+        Bench::HostLoop(args) => block::run_host_loop(args),
     }
 }
 

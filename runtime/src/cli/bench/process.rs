@@ -1,4 +1,4 @@
-//! Times a command from outside: start, first byte of its output, end.
+//! Times a command from outside: start, first byte of its output, end, CPU time.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -6,6 +6,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::usage::cpu_time_of_children;
 
 /// A command that writes nothing for this long is killed.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -17,6 +19,8 @@ pub(super) struct Run {
     pub(super) first_byte: Duration,
     /// … until it had exited and was waited for.
     pub(super) exit: Duration,
+    /// CPU time of all its threads. Wrong if this process waited for other children meanwhile.
+    pub(super) cpu: Duration,
     pub(super) status: ExitStatus,
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: String,
@@ -37,6 +41,7 @@ impl Run {
 /// `posix_spawn`, so the size of this process does not matter.
 pub(super) fn time(command: &mut Command) -> io::Result<Run> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let cpu_before = cpu_time_of_children()?;
     let begun = Instant::now();
     let mut child = command.spawn()?;
     let (stdout, first_byte) = match drain(&mut child, begun) {
@@ -49,12 +54,13 @@ pub(super) fn time(command: &mut Command) -> io::Result<Run> {
     };
     let status = child.wait()?;
     let exit = begun.elapsed();
+    let cpu = cpu_time_of_children()?.saturating_sub(cpu_before);
     let mut stderr = Vec::new();
     if let Some(pipe) = &mut child.stderr {
         pipe.read_to_end(&mut stderr)?;
     }
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
-    Ok(Run { first_byte: first_byte.unwrap_or(exit), exit, status, stdout, stderr })
+    Ok(Run { first_byte: first_byte.unwrap_or(exit), exit, cpu, status, stdout, stderr })
 }
 
 /// Reads standard output to its end; also when its first byte came.

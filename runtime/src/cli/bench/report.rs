@@ -3,6 +3,7 @@
 //! The JSON is a stable format, described in `docs/benchmarks.md`: fields may be added, but removing one or
 //! changing what it means raises [`SCHEMA`].
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use ringlet_metrics::Escaped;
@@ -24,6 +25,7 @@ pub(super) enum Unit {
     Seconds,
     Bytes,
     PerSecond,
+    BytesPerSecond,
     /// A part of something: 1 is all of it.
     Ratio,
     /// CPU time by time: 1 is one core.
@@ -39,6 +41,7 @@ impl Unit {
             Self::Seconds => format!("{value:.3} s"),
             Self::Bytes => format!("{:.1} KiB", value / 1024.0),
             Self::PerSecond => format!("{value:.0} /s"),
+            Self::BytesPerSecond => format!("{:.0} MiB/s", value / f64::from(1 << 20)),
             Self::Ratio => format!("{value:.3} ×"),
             Self::Cores => format!("{:.3} %", value * 100.0),
         }
@@ -51,7 +54,7 @@ pub(super) struct Figure {
     /// Stable identifier, `group.name`.
     pub(super) id: String,
     /// The heading that it stands under.
-    pub(super) group: &'static str,
+    pub(super) group: Cow<'static, str>,
     /// What was measured, in words.
     pub(super) name: String,
     pub(super) unit: Unit,
@@ -75,26 +78,42 @@ pub(super) struct Baseline {
 impl Figure {
     pub(super) fn new(
         id: impl Into<String>,
-        group: &'static str,
+        group: impl Into<Cow<'static, str>>,
         name: impl Into<String>,
         unit: Unit,
         samples: &Samples,
     ) -> Self {
         let measured = samples.summary();
         let why_not = measured.is_none().then(|| "no sample was taken".to_owned());
-        Self { id: id.into(), group, name: name.into(), unit, measured, why_not, baseline: None }
+        Self {
+            id: id.into(),
+            group: group.into(),
+            name: name.into(),
+            unit,
+            measured,
+            why_not,
+            baseline: None,
+        }
     }
 
     /// A figure that this host does not allow to measure.
     pub(super) fn missing(
         id: impl Into<String>,
-        group: &'static str,
+        group: impl Into<Cow<'static, str>>,
         name: impl Into<String>,
         unit: Unit,
         why_not: impl AsRef<str>,
     ) -> Self {
         let why_not = Some(Escaped(why_not.as_ref()).to_string());
-        Self { id: id.into(), group, name: name.into(), unit, measured: None, why_not, baseline: None }
+        Self {
+            id: id.into(),
+            group: group.into(),
+            name: name.into(),
+            unit,
+            measured: None,
+            why_not,
+            baseline: None,
+        }
     }
 
     /// Puts the figure in relation to another of the same unit.
@@ -188,7 +207,7 @@ impl Report {
         let mut group = "";
         for figure in &self.figures {
             if figure.group != group {
-                group = figure.group;
+                group = &figure.group;
                 writeln!(out, "\n{group:<0$} {1:>13} {2:>13} {3:>5}", NAME_WIDTH + 2, "median", "p90", "n")?;
             }
             figure.print(out)?;

@@ -34,6 +34,7 @@ fn values_are_shown_in_a_unit_that_fits() {
         (Unit::Seconds, 2.5, "2.500 s"),
         (Unit::Bytes, 65_536.0, "64.0 KiB"),
         (Unit::PerSecond, 1234.5, "1234 /s"),
+        (Unit::BytesPerSecond, 1_572_864_000.0, "1500 MiB/s"),
         (Unit::Ratio, 0.95, "0.950 ×"),
         (Unit::Cores, 0.005, "0.500 %"),
     ] {

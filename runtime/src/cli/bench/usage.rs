@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +124,13 @@ pub(super) fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
+/// CPU time of all threads of the processes that this one has waited for, in user space, kernel and guests.
+pub(super) fn cpu_time_of_children() -> io::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(microseconds.try_into().unwrap_or(0)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,5 +172,16 @@ Private_Hugetlb:       0 kB
         assert!(meminfo("MemTotal") >= meminfo("MemAvailable"));
         assert_eq!(meminfo("Nonesuch"), 0);
         assert!(cpu_time() > Duration::ZERO);
+    }
+
+    #[test]
+    fn the_time_of_a_child_counts_when_it_was_waited_for() {
+        let before = cpu_time_of_children().unwrap();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"])
+            .spawn()
+            .unwrap();
+        assert!(child.wait().unwrap().success());
+        assert!(cpu_time_of_children().unwrap() > before);
     }
 }

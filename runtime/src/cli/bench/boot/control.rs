@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use ringlet::{Outcome, Runtime, VmConfig};
 
+use super::super::launched::{Launched, executor, settle};
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::Effort;
-use super::lifecycle::{Launched, executor, settle};
 use crate::cli::CliResult;
 
 const GROUP: &str = "A VM that computes";

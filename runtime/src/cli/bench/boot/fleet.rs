@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use ringlet::{Runtime, VmConfig};
 
+use super::super::launched::{Launched, Life, brief, executor, settle};
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::Effort;
-use super::lifecycle::{Launched, Life, brief, executor, settle};
 use crate::cli::CliResult;
 
 const GROUP: &str = "VMs at once";

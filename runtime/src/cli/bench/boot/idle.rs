@@ -1,19 +1,10 @@
-//! What idle VMs cost: memory and CPU time. They are held by a process of their own, so that nothing that was
-//! measured before is in the figures.
+//! What idle VMs cost: memory and CPU time.
 
-use std::io;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
-
-use clap::Args;
-use ringlet::{Resources, Runtime, RuntimeOptions, Vm, VmConfig};
-use serde::{Deserialize, Serialize};
-
+use super::super::idle_vms::{Crowd, Level, Observation, observe};
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
-use super::super::usage::{Memory, cpu_time, meminfo};
 use super::Effort;
-use crate::cli::{CliResult, supervise};
+use crate::cli::CliResult;
 
 const GROUP: &str = "Idle VMs";
 /// At how many VMs memory is looked at. At the last one CPU time is, too.
@@ -29,40 +20,14 @@ const COSTS: [Cost; 5] = [
 ];
 /// Identifier, name, value in bytes.
 type Cost = (&'static str, &'static str, fn(&Level) -> u64);
-/// How long a VM may take to say that it is ready.
-const READY: Duration = Duration::from_secs(30);
-
-/// Options of the process that holds VMs.
-#[derive(Debug, Args)]
-pub(in super::super) struct IdleArgs {
-    /// Seconds over which CPU time is measured
-    #[arg(long)]
-    seconds: u32,
-}
-
-/// What that process prints.
-#[derive(Debug, Serialize, Deserialize)]
-struct Observation {
-    /// At each of [`COUNTS`].
-    levels: Vec<Level>,
-    /// CPU time by time at the last of them.
-    cpu: f64,
-}
-
-/// What there is more than before the first VM.
-#[derive(Debug, Serialize, Deserialize)]
-struct Level {
-    vms: u32,
-    memory: Memory,
-    /// Bytes that `MemAvailable` has lost.
-    lost: u64,
-}
 
 /// Measures idle VMs.
 pub(super) fn measure(effort: Effort, report: &mut Report) -> CliResult<()> {
     super::super::progress("idle VMs");
+    let crowd =
+        Crowd { seconds: effort.idle_seconds, vms: &COUNTS, threads: 1, disk: None, guest: &["idle"] };
     let seen: Vec<Observation> =
-        (0..effort.idle_processes).map(|_| observe(effort.idle_seconds)).collect::<CliResult<_>>()?;
+        (0..effort.idle_processes).map(|_| observe(&crowd)).collect::<CliResult<_>>()?;
     for (place, vms) in COUNTS.into_iter().enumerate() {
         let of_each = |value: fn(&Level) -> u64| -> Samples {
             let levels = seen.iter().filter_map(|seen| seen.levels.get(place));
@@ -77,66 +42,4 @@ pub(super) fn measure(effort: Effort, report: &mut Report) -> CliResult<()> {
     let name = format!("{MOST}: CPU of all, of one core");
     report.add(Figure::new("idle.cpu", GROUP, name, Unit::Cores, &cpu));
     Ok(())
-}
-
-/// Starts the process that holds VMs and reads what it says.
-fn observe(seconds: u32) -> CliResult<Observation> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["bench", "idle-vms", "--seconds", &seconds.to_string()]);
-    let output = command.stdin(Stdio::null()).output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("the process that holds idle VMs failed: {}", said.trim_end()).into());
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// The process that holds VMs.
-pub(super) fn hold(args: &IdleArgs) -> CliResult<ExitCode> {
-    supervise::raise_open_files();
-    let runtime = Runtime::new(RuntimeOptions::default())?;
-    let config = VmConfig::new("idle");
-    let image = runtime.open_image(&config.boot_source.kernel_image_path)?;
-    let resources = Resources { image: Some(image), ..Resources::default() };
-    // Everything that the measurement itself needs is there before the first look.
-    let mut vms: Vec<Vm> = Vec::with_capacity(usize::try_from(MOST)?);
-    let mut levels = Vec::with_capacity(COUNTS.len());
-    let before = look(&[])?;
-    for count in COUNTS {
-        while vms.len() < usize::try_from(count)? {
-            vms.push(runtime.launch(&config, resources.clone())?);
-        }
-        levels.push(look(&vms)?.since(&before));
-    }
-    let (begun, cpu) = (Instant::now(), cpu_time());
-    std::thread::sleep(Duration::from_secs(args.seconds.into()));
-    let cpu = (cpu_time() - cpu).as_secs_f64() / begun.elapsed().as_secs_f64();
-    serde_json::to_writer(io::stdout(), &Observation { levels, cpu })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Memory once all `vms` are ready.
-fn look(vms: &[Vm]) -> CliResult<Level> {
-    let begun = Instant::now();
-    while vms.iter().any(|vm| vm.time_to_ready().is_none()) {
-        if begun.elapsed() > READY {
-            return Err(format!("an idle VM is not ready after {READY:?}").into());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // Ready is a moment before asleep.
-    std::thread::sleep(Duration::from_millis(100));
-    let vms = u32::try_from(vms.len())?;
-    Ok(Level { vms, memory: Memory::of_this_process()?, lost: meminfo("MemAvailable") })
-}
-
-impl Level {
-    /// The difference to `before`, whose `lost` is what was available.
-    fn since(self, before: &Self) -> Self {
-        Self {
-            vms: self.vms,
-            memory: self.memory.since(&before.memory),
-            lost: before.lost.saturating_sub(self.lost),
-        }
-    }
 }

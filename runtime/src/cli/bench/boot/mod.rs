@@ -8,18 +8,13 @@ mod floor;
 mod idle;
 mod lifecycle;
 mod neighbour;
-mod qemu;
 mod start;
 mod targets;
-
-use std::process::ExitCode;
 
 use ringlet::{Runtime, RuntimeOptions};
 
 use super::report::Report;
 use super::{CliResult, Options};
-
-pub(super) use idle::IdleArgs;
 
 /// How often everything is measured.
 #[derive(Debug, Clone, Copy)]
@@ -73,9 +68,4 @@ pub(super) fn run(options: Options) -> CliResult<Report> {
     control::measure(&runtime, effort, &mut report)?;
     neighbour::measure(&runtime, effort, &mut report)?;
     Ok(report.judge(&targets::TARGETS))
-}
-
-/// The part of `ringlet bench boot` that runs in a process of its own.
-pub(super) fn hold_idle_vms(args: &IdleArgs) -> CliResult<ExitCode> {
-    idle::hold(args)
 }

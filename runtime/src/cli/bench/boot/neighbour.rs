@@ -6,10 +6,10 @@ use std::time::Duration;
 use ringlet::{Outcome, Runtime, VmConfig};
 
 use super::super::interleave::turns;
+use super::super::launched::{Launched, executor, settle};
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::Effort;
-use super::lifecycle::{Launched, executor, settle};
 use crate::cli::CliResult;
 
 const GROUP: &str = "A VM beside a hostile one";

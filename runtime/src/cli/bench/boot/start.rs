@@ -7,9 +7,10 @@ use ringlet::{VmConfig, images};
 
 use super::super::interleave::turns;
 use super::super::process::{self, Run};
+use super::super::qemu;
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
-use super::{Effort, floor, qemu};
+use super::{Effort, floor};
 use crate::cli::CliResult;
 
 const GROUP: &str = "Process start to …";
