@@ -22,6 +22,7 @@ mod stats;
 mod target;
 mod unnamed;
 mod usage;
+mod victim;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Bench {
     Block(block::BlockOptions),
     /// Many VMs with a disk in one process: making, keeping and ending them
     Density(Options),
+    /// A VM's disk beside VMs that mean harm
+    Victim(Options),
     /// Part of `boot` and `density`: holds idle VMs in a process of their own and prints what they cost
     #[command(hide = true)]
     IdleVms(idle_vms::IdleArgs),
@@ -78,6 +81,7 @@ pub(super) fn run(args: &BenchArgs) -> CliResult<ExitCode> {
         Bench::Boot(options) => present(boot::run(*options)?, *options),
         Bench::Block(args) => present(block::run(args)?, args.options),
         Bench::Density(options) => present(density::run(*options)?, *options),
+        Bench::Victim(options) => present(victim::run(*options)?, *options),
         Bench::IdleVms(args) => idle_vms::hold(args),
         Bench::HostLoop(args) => block::run_host_loop(args),
     }
