@@ -14,7 +14,7 @@ use std::process::Command;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The images, as `runtime/src/images.rs` lists them.
-const IMAGES: [&str; 12] = [
+const IMAGES: [&str; 13] = [
     "alloc",
     "blkbench",
     "echo",
@@ -27,6 +27,7 @@ const IMAGES: [&str; 12] = [
     "rng",
     "smp",
     "spin",
+    "storm",
 ];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Replaces whatever flags the outer build uses, be they from its environment or from a `.cargo/config.toml`.

@@ -38,6 +38,7 @@ pub static IMAGES: &[BundledImage] = &[
     bundled!("rng", "reads and judges random bytes of the virtio entropy device"),
     bundled!("smp", "counts on all vCPUs together"),
     bundled!("spin", "counts forever, or to as many millions as its argument says"),
+    bundled!("storm", "asks for one thing again and again, as its argument names it; calm: for nothing"),
 ];
 
 /// The bundled image of this name.

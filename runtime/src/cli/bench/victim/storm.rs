@@ -46,7 +46,7 @@ macro_rules! targets {
     };
 }
 
-pub(super) const STORMS: [Storm; 5] = [
+pub(super) const STORMS: [Storm; 9] = [
     Storm {
         id: "spin",
         name: "a computing VM",
@@ -71,6 +71,38 @@ pub(super) const STORMS: [Storm; 5] = [
         devices: true,
         // It asks for as much as the victim does, and gets as much: half of the event loop.
         targets: &[],
+    },
+    Storm {
+        id: "bells",
+        name: "a VM that notifies without end",
+        image: "storm",
+        arguments: Arguments::Words(&["bells"]),
+        devices: true,
+        targets: targets!("bells", "a VM that notifies without end"),
+    },
+    Storm {
+        id: "resets",
+        name: "a VM that resets its disk without end",
+        image: "storm",
+        arguments: Arguments::Words(&["resets"]),
+        devices: true,
+        targets: targets!("resets", "a VM that resets its disk without end"),
+    },
+    Storm {
+        id: "output",
+        name: "a VM that prints without end",
+        image: "storm",
+        arguments: Arguments::Words(&["output"]),
+        devices: true,
+        targets: targets!("output", "a VM that prints without end"),
+    },
+    Storm {
+        id: "timer",
+        name: "a VM with timers without end",
+        image: "storm",
+        arguments: Arguments::Words(&["timer"]),
+        devices: true,
+        targets: targets!("timer", "a VM with timers without end"),
     },
     Storm {
         id: "hostile",
