@@ -12,6 +12,8 @@ use std::process::ExitCode;
 const LOOM_PACKAGES: [&str; 2] = ["ringlet-devices", "ringlet"];
 /// Cargo workspaces of their own, which `--workspace` does not reach.
 const OTHER_WORKSPACES: [&str; 2] = ["examples/guests/Cargo.toml", "tests/fuzz/Cargo.toml"];
+/// The benchmarks, each run with `--quick`: that they work, not what they say.
+const BENCHES: [&str; 4] = ["boot", "block", "density", "victim"];
 /// Seconds of fuzzing of each target in `ci`.
 const FUZZ_SECONDS: &str = "60";
 
@@ -37,7 +39,7 @@ pub(crate) fn ci() -> Vec<Step> {
         tests(Vec::new()),
         loom(),
         release(),
-        Step::new("bench", || Run::cargo(&["run", "--release", "--", "bench", "boot", "--quick"]).run()),
+        Step::new("bench", || BENCHES.iter().try_for_each(|name| bench(name))),
         Step::new("template", || Run::new("tests/template", &[]).minutes(5).run()),
         Step::new("soak", soak::run),
         Step::new("fuzz", || Run::new("tests/fuzz/run", &[FUZZ_SECONDS]).minutes(20).run()),
@@ -125,6 +127,10 @@ fn loom_of(package: &str) -> Result<()> {
     let listed = test(&["--", "--list"]).output()?;
     ensure!(listed.lines().any(|line| line.ends_with(": test")), "{package} has no loom tests");
     test(&[]).run()
+}
+
+fn bench(name: &str) -> Result<()> {
+    Run::cargo(&["run", "--release", "--", "bench", name, "--quick"]).run()
 }
 
 fn release() -> Step {
