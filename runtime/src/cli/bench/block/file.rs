@@ -32,6 +32,13 @@ pub(super) fn warm(file: &Unnamed) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes the file out of the page cache: a direct write of what is in it has to remove that first, and is slow.
+pub(super) fn cool(file: &Unnamed) -> io::Result<()> {
+    file.file().sync_all()?;
+    rustix::fs::fadvise(file.file(), 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(())
+}
+
 /// Why the file cannot be read past the page cache, if so.
 pub(super) fn why_not_direct(file: &Unnamed) -> Option<String> {
     let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
@@ -49,6 +56,8 @@ mod tests {
         let metadata = file.file().metadata().unwrap();
         assert_eq!(metadata.len(), 4 << 20);
         assert!(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 >= 4 << 20);
+        warm(&file).unwrap();
+        cool(&file).unwrap();
         warm(&file).unwrap();
     }
 

@@ -62,7 +62,6 @@ const fn large(direct: bool, mode: Mode) -> Scenario {
     Scenario { direct, pattern: Pattern { mode, depth: 32, block_size: 128 << 10 } }
 }
 
-/// Buffered ones first: direct writes take what they write out of the page cache.
 const ALL: [Scenario; 16] = [
     small(false, Mode::RandRead, 1),
     small(false, Mode::RandRead, 32),
@@ -155,9 +154,8 @@ impl Bench {
             lane::add_missing(scenario, why_not, report);
             return Ok(());
         }
-        if !direct {
-            file::warm(&self.setup.disk)?;
-        }
+        let prepare = if direct { file::cool } else { file::warm };
+        prepare(&self.setup.disk)?;
         self.lanes.iter_mut().for_each(|lane| lane.begin(scenario));
         for turn in turns(self.lanes.len(), self.effort.rounds) {
             if let Some(lane) = self.lanes.get_mut(turn.contender).filter(|lane| lane.why_not.is_none()) {
