@@ -95,6 +95,9 @@ fn sec_07_nothing_else_can_be_written() {
         assert_eq!(full.write_config(32, &[0; 4][..width]), Err(GuestError::BadWidth { offset: 32, width }));
     }
     assert_eq!(full.config().bytes(), before);
+    full.reset();
+    let early = full.write_config(32, &[0]);
+    assert_eq!(early, Err(GuestError::ReadOnly { offset: 32 }), "not before it was negotiated");
     let (mut fixed, _) = device(!bit(VIRTIO_BLK_F_CONFIG_WCE));
     assert_eq!(fixed.write_config(32, &[0]), Err(GuestError::ReadOnly { offset: 32 }));
     let (mut flushless, _) = device(!bit(VIRTIO_BLK_F_FLUSH));

@@ -413,6 +413,14 @@ fn an_emergency_byte_is_printed_without_a_queue_or_lost_and_counted() {
 }
 
 #[test]
+fn an_emergency_byte_needs_no_negotiation() {
+    let (stream, reader) = pipe(1);
+    let rig = Rig::new(subject(pipe(1).1, ConsoleOutput::stream(stream)), options());
+    rig.write(register::CONFIG + EMERG_WR, u32::from(b'!'));
+    assert_eq!(take(&reader), b"!");
+}
+
+#[test]
 fn sec_02_endless_output_leaves_turns_to_others() {
     let mut bench = bench(ConsoleOutput::discard());
     let turn = |rig: &Rig| rig.on_shard(async |cx| cx.turn());

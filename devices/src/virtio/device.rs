@@ -123,7 +123,8 @@ pub trait VirtioDevice {
         Ok(())
     }
 
-    /// The driver writes to the configuration space; `offset` and length (1, 2 or 4 bytes) lie in it.
+    /// The driver writes to the configuration space; `offset` and length (1, 2 or 4 bytes) lie in it. Comes at any
+    /// time, also before [`VirtioDevice::negotiate`].
     ///
     /// # Errors
     /// The field cannot be written, which is so unless the device says otherwise.

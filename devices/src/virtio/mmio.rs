@@ -92,7 +92,7 @@ impl MmioTransport {
         }
         let cx = Context { identity, ram, status: signals.status() };
         let effect = match offset.checked_sub(register::CONFIG) {
-            Some(at) => Registers::write_config(at, data, config.len(), cx)?,
+            Some(at) => Registers::write_config(at, data, config.len())?,
             None => registers.write(offset, word(offset, data)?, cx)?,
         };
         match effect {
