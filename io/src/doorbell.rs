@@ -13,8 +13,10 @@
 //! a time takes 60 µs or more, so an honest guest at queue depth 1 never gets there.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -192,6 +194,26 @@ impl DoorbellListener {
                     if *idle >= IDLE_POLLS {
                         self.wake_again()?;
                     }
+                }
+            }
+        }
+    }
+
+    /// Waits for something else, and takes the rings that come meanwhile: for who looks at its queue afterwards in any
+    /// case. A doorbell that nobody waits for still wakes the loop with every ring, at nobody's expense; here a
+    /// storm is polled, and who waits pays. `rung` is called for each wake.
+    ///
+    /// # Errors
+    /// As [`DoorbellListener::wait`].
+    pub async fn wait_for<F: Future>(&mut self, other: F, mut rung: impl FnMut()) -> io::Result<F::Output> {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut other => return Ok(output),
+                rings = self.wait() => {
+                    rings?;
+                    rung();
                 }
             }
         }

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::thread;
 
 use super::*;
@@ -9,6 +10,7 @@ on_both_engines!(
     a_cancelled_wait_loses_nothing,
     rings_from_before_listening_count,
     a_storm_is_polled_and_silence_ends_that,
+    a_storm_is_polled_while_something_else_is_waited_for,
     an_honest_pace_is_never_polled,
     a_foreign_eventfd_is_made_non_blocking,
 );
@@ -97,6 +99,32 @@ fn a_rate_is_too_fast_below_what_is_worthwhile() {
         let due = (1..=2 * RINGS_MEASURED).map(|wake| expected && wake % RINGS_MEASURED == 0);
         assert!(verdicts.into_iter().eq(due), "{pace:?}");
     }
+}
+
+fn a_storm_is_polled_while_something_else_is_waited_for(engine: EngineKind) {
+    let (bell, sender) = Doorbell::pair().unwrap();
+    on_shard(engine, |cx| async move {
+        let mut listener = bell.listen(&cx).unwrap();
+        // One wake before the rate is judged, and in no time, on a machine of any speed.
+        let Mode::Woken(_, rate) = &mut listener.mode else { panic!("polled before any ring") };
+        *rate = Rate { wakes: RINGS_MEASURED - 1, since: MonoTime::now() + Duration::from_secs(3600) };
+        let wakes = Cell::new(0);
+        sender.ring();
+        let three_wakes = async {
+            while wakes.get() < 3 {
+                sender.ring();
+                cx.next_turn().await;
+            }
+            "done"
+        };
+        let output = listener.wait_for(three_wakes, || wakes.set(wakes.get() + 1)).await;
+        assert_eq!(output.unwrap(), "done");
+        assert!(listener.is_polled());
+        // Whatever was waited for comes first, and a ring that was not taken is still there.
+        sender.ring();
+        listener.wait_for(std::future::ready(()), || panic!("nobody waited")).await.unwrap();
+        assert!(listener.wait().await.unwrap() >= 1);
+    });
 }
 
 fn a_storm_is_polled_and_silence_ends_that(engine: EngineKind) {

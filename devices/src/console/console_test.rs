@@ -421,6 +421,20 @@ fn an_emergency_byte_needs_no_negotiation() {
 }
 
 #[test]
+fn sec_02_a_doorbell_is_waited_for_also_while_there_is_nothing_to_do() {
+    // Nobody types, and nobody reads: neither queue looks at its ring.
+    let (stream, _reader) = pipe(4);
+    let mut bench = bench(ConsoleOutput::stream(stream));
+    bench.print(b"more than four", 14);
+    wait_until("the output waits for its reader", || bench.rig.metrics.in_flight.get() == 1);
+    for queue in [RECEIVE, TRANSMIT] {
+        let before = bench.rig.metrics.notifications.get();
+        bench.rig.ring(queue);
+        wait_until("the ring is taken, and paid for", || bench.rig.metrics.notifications.get() > before);
+    }
+}
+
+#[test]
 fn sec_02_endless_output_leaves_turns_to_others() {
     let mut bench = bench(ConsoleOutput::discard());
     let turn = |rig: &Rig| rig.on_shard(async |cx| cx.turn());

@@ -142,8 +142,18 @@ impl Ordered {
     }
 
     /// Waits for the limiter. Cancel-safe.
-    pub(super) async fn admit(&self, cost: Cost) {
-        self.limiter.admit(cost).await;
+    pub(super) async fn admit(&self, doorbell: &mut DoorbellListener, cost: Cost) -> Result<(), QueueError> {
+        self.wait_for(doorbell, self.limiter.admit(cost)).await
+    }
+
+    /// Waits for something that is not a chain. Cancel-safe if that is.
+    pub(super) async fn wait_for<F: Future>(
+        &self,
+        doorbell: &mut DoorbellListener,
+        other: F,
+    ) -> Result<F::Output, QueueError> {
+        let output = doorbell.wait_for(other, || self.metrics.notifications.inc()).await;
+        output.map_err(|error| QueueError::Ring(error.to_string()))
     }
 
     /// Spends one more request of this turn. Cancel-safe.

@@ -25,22 +25,26 @@ pub(super) async fn receive(
         return error;
     }
     loop {
-        if !input.ready().await {
-            // Nobody types any more.
-            std::future::pending::<()>().await;
-        }
         if let Err(error) = receive_one(&queue, &mut doorbell, &input).await {
             return error;
         }
     }
 }
 
-/// Fills the next buffer. At every await nothing is taken of the input, nor of the queue.
+/// Waits for input; for ever, if nobody types any more.
+async fn typed(input: &PipeReader) {
+    if !input.ready().await {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Fills the next buffer, once there is something to fill it with. At every await nothing is taken of the input, nor of the queue.
 async fn receive_one(
     queue: &Ordered,
     doorbell: &mut DoorbellListener,
     input: &PipeReader,
 ) -> Result<(), QueueError> {
+    queue.wait_for(doorbell, typed(input)).await?;
     let chain = queue.offered(doorbell).await?;
     let begun = MonoTime::now();
     if chain.readable_len() > 0 {
@@ -48,7 +52,7 @@ async fn receive_one(
     }
     let room = usize::try_from(chain.writable_len()).unwrap_or(CHUNK);
     let len = input.available().min(room).min(CHUNK);
-    queue.admit(Cost::read(len as u64)).await;
+    queue.admit(doorbell, Cost::read(len as u64)).await?;
     let mut buffer = [0; CHUNK];
     let bytes = buffer.get_mut(..len).unwrap_or_default();
     let len = input.peek(bytes);

@@ -44,10 +44,10 @@ async fn transmit_one(
         return queue.refuse(&chain, "a part for the device to write");
     }
     let len = chain.readable_len();
-    queue.admit(Cost::write(len.saturating_sub(u64::from(sent.get())))).await;
+    queue.admit(doorbell, Cost::write(len.saturating_sub(u64::from(sent.get())))).await?;
     let waiting = InFlight::begin(&queue.metrics);
     while u64::from(sent.get()) < len {
-        let room = output.room().await;
+        let room = queue.wait_for(doorbell, output.room()).await?;
         send(queue, &chain, output, sent, room)?;
         if u64::from(sent.get()) < len {
             queue.spend().await;

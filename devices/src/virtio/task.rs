@@ -193,7 +193,9 @@ impl<H: RequestHandler> Serving<H> {
             self.queue.borrow_mut().disable_notification()?;
         };
         let (request, cost) = self.handler.parse(&self.ram, &chain);
-        self.limiter.admit(cost).await;
+        let admitted = self.limiter.admit(cost);
+        let admitted = doorbell.wait_for(admitted, || self.metrics.notifications.inc()).await;
+        admitted.map_err(|error| QueueError::Ring(error.to_string()))?;
         let token = self.queue.borrow_mut().consume(&chain)?;
         Ok((token, chain, request))
     }
