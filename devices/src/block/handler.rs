@@ -78,13 +78,13 @@ impl RequestHandler for Handler {
     }
 }
 
-/// Writes the status; gives the number of bytes written in all. Without a place for it, nothing was.
+/// Writes the status; gives the number of bytes that the driver may rely on from the start of the writable part on
+/// (section 2.7.8.2): with the status only if all before it was written.
 fn answer(ram: &GuestRam, chain: &Chain, status: Status, written: u64) -> u32 {
     let Some(at) = chain.writable_len().checked_sub(STATUS_LEN) else { return 0 };
-    match chain.copy_in(ram, at, &[status as u8]) {
-        Ok(()) => u32::try_from(written + STATUS_LEN).unwrap_or(u32::MAX),
-        Err(_) => 0,
-    }
+    let answered = chain.copy_in(ram, at, &[status as u8]).is_ok();
+    let written = if answered && written == at { written + STATUS_LEN } else { written };
+    u32::try_from(written).unwrap_or(u32::MAX)
 }
 
 impl Shared {

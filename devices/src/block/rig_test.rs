@@ -170,7 +170,7 @@ fn every_request_through_registers_and_rings() {
     assert_eq!(driver.bytes(at + DATA, 20), Serial::new("serial").bytes());
     assert_eq!(driver.request(FLUSH, 0, 0), (0, 1));
     assert_eq!(driver.disk.after_crash(3 * 512, 1024), [0x5A; 1024]);
-    assert_eq!(driver.request(IN, 64, 512), (1, 1));
+    assert_eq!(driver.request(IN, 64, 512), (1, 0));
     assert_eq!(driver.request(99, 0, 0), (2, 1));
     assert!(driver.rig.take_interrupts() > 0);
     let metrics = &driver.rig.metrics;
@@ -242,7 +242,7 @@ fn the_limiter_is_asked_before_a_request_is_taken() {
 #[test]
 fn a_new_size_reaches_the_driver() {
     let mut driver = Driver::new();
-    assert_eq!(driver.request(IN, 100, 512), (1, 1));
+    assert_eq!(driver.request(IN, 100, 512), (1, 0));
     let generation = driver.rig.read(register::CONFIG_GENERATION);
     driver.rig.write(register::INTERRUPT_ACK, isr::USED);
     driver.rig.take_interrupts();
@@ -258,7 +258,7 @@ fn a_new_size_reaches_the_driver() {
     driver.disk.set_info(|info| info.size = 10 * 512);
     driver.rig.notice(HostEvent::BackendChanged);
     driver.rig.settle();
-    assert_eq!(driver.request(IN, 10, 512), (1, 1), "what is gone is not read");
+    assert_eq!(driver.request(IN, 10, 512), (1, 0), "what is gone is not read");
 }
 
 #[test]
