@@ -37,8 +37,8 @@ pub use assembly::Resources;
 pub use config::{
     BootProtocol, BootSource, CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, Entropy,
     Extras, HugePages, ImageRef, MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_MEMORY_MIB, MAX_NAME,
-    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MIN_MEMORY_MIB, MachineConfig,
-    VmConfig, Volatile,
+    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MIN_MEMORY_MIB, MIN_QUEUE_SIZE,
+    MachineConfig, VmConfig, Volatile,
 };
 pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole};
 pub use error::{Error, Result};

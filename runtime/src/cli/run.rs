@@ -41,7 +41,7 @@ pub(super) struct RunArgs {
     ///
     /// id=NAME (disk0, disk1 … if absent), readonly, direct (past the page cache; for a FILE), cache=writeback (a
     /// completed flush survives a crash of the host; the default) or cache=unsafe, queues=N (1 to 16), queue_size=N (a
-    /// power of two, 2 to 256), serial=TEXT (20 characters).
+    /// power of two, 4 to 256), serial=TEXT (20 characters).
     /// A FILE is an image or a block device; it is locked, so that no two VMs write it. A null disk forgets what is
     /// written and reads as zeroes.
     #[arg(long = "disk", value_name = "SOURCE[,OPTION]…", value_parser = disk::parse)]

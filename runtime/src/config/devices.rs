@@ -16,8 +16,10 @@ pub const MAX_DRIVE_ID: usize = 64;
 pub const MAX_DEVICES: usize = layout::VIRTIO_MMIO_COUNT as usize;
 /// Most queues of a disk.
 pub const MAX_QUEUES: u16 = 16;
-/// Requests that a queue holds, if the configuration does not say.
+/// Descriptors of a queue, if the configuration does not say.
 pub const DEFAULT_QUEUE_SIZE: u16 = 256;
+/// Smallest queue: a request is header, data and status, and no chain is longer than its queue.
+pub const MIN_QUEUE_SIZE: u16 = 4;
 /// Largest queue.
 pub const MAX_QUEUE_SIZE: u16 = 256;
 /// Longest serial number of a disk in bytes (virtio 1.2, section 5.2.6).
@@ -93,7 +95,7 @@ pub struct DriveExtras {
     pub direct: bool,
     /// Number of queues, 1 to [`MAX_QUEUES`].
     pub queues: u16,
-    /// Requests that a queue holds: a power of two, 2 to [`MAX_QUEUE_SIZE`].
+    /// Descriptors of a queue, and so the most requests: a power of two, [`MIN_QUEUE_SIZE`] to [`MAX_QUEUE_SIZE`].
     pub queue_size: u16,
     /// The disk's serial number: 1 to [`MAX_SERIAL`] printable ASCII characters.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,7 +196,7 @@ impl Drive {
         self
     }
 
-    /// Requests that a queue holds.
+    /// Descriptors of a queue.
     #[must_use]
     pub fn queue_size(mut self, size: u16) -> Self {
         self.ringlet.queue_size = size;
@@ -223,9 +225,9 @@ impl Drive {
         if !(1..=MAX_QUEUES).contains(&queues) {
             return self.refuse("queues", format!("{queues} is not in 1..={MAX_QUEUES}"));
         }
-        if !(2..=MAX_QUEUE_SIZE).contains(&queue_size) || !queue_size.is_power_of_two() {
-            return self
-                .refuse("queue_size", format!("{queue_size} is not a power of two in 2..={MAX_QUEUE_SIZE}"));
+        if !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&queue_size) || !queue_size.is_power_of_two() {
+            let rule = format!("{queue_size} is not a power of two in {MIN_QUEUE_SIZE}..={MAX_QUEUE_SIZE}");
+            return self.refuse("queue_size", rule);
         }
         let printable = |text: &String| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if let Some(serial) = serial

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub(crate) use devices::{CONSOLE_ID, ENTROPY_ID};
 pub use devices::{
     CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, Entropy, MAX_DEVICES, MAX_DRIVE_ID,
-    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, Volatile,
+    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, MIN_QUEUE_SIZE, Volatile,
 };
 
 /// Smallest guest RAM in MiB: an image is loaded from 1 MiB up, and has to have room.
