@@ -13,6 +13,7 @@ pub mod error;
 mod hostile_test;
 pub mod i8042;
 pub mod ioapic;
+mod log_limit;
 pub mod output;
 pub mod ports;
 pub mod rng;

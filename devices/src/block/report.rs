@@ -3,36 +3,20 @@
 //! Owns the limits of log lines about the host's failures, which a guest can cause by asking again; its own
 //! mistakes go to the guest-error log, which has its limits. Never decides anything.
 
-use std::cell::Cell;
-
-use ringlet_io::MonoTime;
-use ringlet_metrics::{
-    DeviceMetrics, Gcra, GuestErrorKind, GuestLog, Rate, RequestKind, RequestStatus, Verdict, guest_error,
-};
+use ringlet_metrics::{DeviceMetrics, GuestErrorKind, GuestLog, RequestKind, RequestStatus, guest_error};
 use tracing::Level;
 
 use super::error::{BlockError, Status};
+use crate::log_limit::LogLimit;
 
 /// The limits of log lines. They belong to the device: a queue that is reset gets no new ones.
 #[derive(Debug, Default)]
 pub(super) struct LogLimits {
-    errors: Cell<Gcra>,
-    others: Cell<Gcra>,
+    errors: LogLimit,
+    others: LogLimit,
 }
 
 impl LogLimits {
-    /// How many lines were held back since the last, if one may be printed now.
-    fn admit(&self, level: Level) -> Option<u64> {
-        let cell = if level == Level::ERROR { &self.errors } else { &self.others };
-        let mut gcra = cell.get();
-        let verdict = gcra.admit(MonoTime::now().as_nanos(), Rate::LOG_LINES);
-        cell.set(gcra);
-        match verdict {
-            Verdict::Pass { suppressed } => Some(suppressed),
-            Verdict::Suppress => None,
-        }
-    }
-
     /// Tells of a request that failed.
     pub(super) fn report(
         &self,
@@ -47,7 +31,8 @@ impl LogLimits {
             return;
         }
         let level = error.log_level();
-        let Some(suppressed) = self.admit(level) else { return };
+        let limit = if level == Level::ERROR { &self.errors } else { &self.others };
+        let Some(suppressed) = limit.admit() else { return };
         let vm = log.metrics().id();
         if level == Level::ERROR {
             tracing::error!(vm, device, suppressed, "{kind} request: {error}");

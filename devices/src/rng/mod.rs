@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ringlet_io::{Cost, GuestRam, MonoTime, ShardContext};
 use ringlet_metrics::{DeviceMetrics, GuestErrorKind, GuestLog, RequestKind, RequestStatus, guest_error};
 
+use crate::log_limit::LogLimit;
 use crate::state::StateError;
 use crate::virtio::spec::device_type;
 use crate::virtio::{
@@ -34,6 +35,7 @@ pub struct Rng {
     identity: Identity,
     config: ConfigSpace,
     source: Rc<EntropySource>,
+    failures: Rc<LogLimit>,
     queue: Option<QueueTask>,
 }
 
@@ -54,6 +56,7 @@ impl Rng {
             identity: Self::identity_of(id),
             config: ConfigSpace::new([]),
             source: Rc::new(source),
+            failures: Rc::default(),
             queue: None,
         }
     }
@@ -73,6 +76,7 @@ impl VirtioDevice for Rng {
         let handler = Handler {
             cx: cx.clone(),
             source: Rc::clone(&self.source),
+            failures: Rc::clone(&self.failures),
             metrics: Arc::clone(&parts.metrics),
             log: Arc::clone(&parts.log),
         };
@@ -86,7 +90,7 @@ impl VirtioDevice for Rng {
 
     fn reset(&mut self) {
         // Nothing is remembered between two requests; a queue was stopped before.
-        let Self { identity: _, config: _, source: _, queue: _ } = self;
+        let Self { identity: _, config: _, source: _, failures: _, queue: _ } = self;
     }
 
     fn save(&self) -> DeviceState {
@@ -105,6 +109,7 @@ impl VirtioDevice for Rng {
 struct Handler {
     cx: ShardContext,
     source: Rc<EntropySource>,
+    failures: Rc<LogLimit>,
     metrics: Arc<DeviceMetrics>,
     log: Arc<GuestLog>,
 }
@@ -160,7 +165,7 @@ impl Handler {
                 Ok(0) => break,
                 Ok(more) => written += more,
                 Err(error) => {
-                    tracing::warn!(device = self.metrics.id(), %error, "no random bytes");
+                    self.report(&error);
                     break;
                 }
             }
@@ -169,6 +174,13 @@ impl Handler {
             }
         }
         written
+    }
+
+    /// Tells that the source has failed, for the first of requests that follow one another fast.
+    fn report(&self, error: &io::Error) {
+        let Some(suppressed) = self.failures.admit() else { return };
+        let (vm, device) = (self.log.metrics().id(), self.metrics.id());
+        tracing::warn!(vm, device, suppressed, %error, "no random bytes");
     }
 
     /// Writes the next bytes, at most `left` and [`CHUNK`], and gives their number.
