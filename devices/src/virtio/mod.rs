@@ -18,7 +18,6 @@ mod handle;
 mod interrupt;
 mod layout;
 mod link;
-mod meter;
 mod mmio;
 mod queue;
 mod registers;

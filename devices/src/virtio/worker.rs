@@ -19,15 +19,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use ringlet_io::{Budget, Doorbell, Limiter, MonoTime, Owner, ShardContext};
-use ringlet_metrics::{GuestErrorKind, GuestLog, guest_error};
+use ringlet_io::{Budget, Doorbell, Limiter, Owner, ShardContext};
+use ringlet_metrics::{GuestLog, guest_error};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::device::{QueueParts, VirtioDevice};
 use super::handle::{Command, HostCommand, WorkerError, WorkerHandle};
 use super::interrupt::QueueInterrupt;
 use super::link::Ticket;
-use super::meter::Meter;
 use super::mmio::Shared;
 use super::queue::Queue;
 use super::registers::GuestCommand;
@@ -61,7 +60,6 @@ pub(super) struct Worker {
     cx: ShardContext,
     owner: Owner,
     budget: Budget,
-    meter: Meter,
     device: Box<dyn VirtioDevice>,
     shared: Arc<Shared>,
     seats: Vec<Seat>,
@@ -114,12 +112,11 @@ impl Worker {
             }
         }
         let (cx, owner) = (cx.clone(), owner.clone());
-        let (budget, meter, deferred) = (cx.budget(&owner), Meter::default(), VecDeque::new());
+        let (budget, deferred) = (cx.budget(&owner), VecDeque::new());
         Ok(Self {
             cx,
             owner,
             budget,
-            meter,
             device,
             shared,
             seats,
@@ -216,18 +213,9 @@ impl Worker {
         })
     }
 
-    /// Does what a driver's write entails, and answers.
+    /// Does what a driver's write entails, and answers. How often a driver may ask is decided where its vCPU waits.
     async fn guest(&mut self, command: GuestCommand, ticket: &Ticket) -> Result<(), WorkerError> {
         self.budget.spend().await;
-        if let Some(wait) = self.meter.charge(MonoTime::now()) {
-            let id = &self.shared.identity.id;
-            guest_error!(
-                self.log,
-                GuestErrorKind::SlowWriteRate,
-                "{id}: slow registers are written too fast"
-            );
-            self.cx.timer().sleep(wait).await;
-        }
         match command {
             GuestCommand::Reset => self.reset().await?,
             GuestCommand::Negotiate { features, bits } => match self.device.negotiate(features) {
