@@ -26,6 +26,9 @@ use crate::ram::{GuestMemory, GuestRam, RamError};
 
 /// Most pieces that the kernel takes in one operation (`UIO_MAXIOV`).
 pub const MAX_PIECES: usize = 1024;
+/// Most bytes that one operation moves; what is above that is the next one's. A ring copies what is in the page cache
+/// on the thread that submits, so this bounds how long others on a shard wait for one request.
+pub(crate) const MAX_TRANSFER: u64 = 128 << 10;
 
 type Region = GuestRegionMmap<AtomicBitmap>;
 
@@ -80,12 +83,13 @@ pub struct Lease {
     exposed: Option<Exposed>,
 }
 
-/// What the kernel was told of: all from byte `from` on.
+/// What the kernel was told of: `len` bytes from byte `from` on.
 #[derive(Debug, Clone, Copy)]
 struct Exposed {
     from: u64,
-    /// The piece that was cut to start there, as it was.
-    cut: Option<(usize, Piece)>,
+    len: u64,
+    /// The pieces that were cut to start and to end there, as they were before that.
+    cuts: [Option<(usize, Piece)>; 2],
 }
 
 impl GuestRam {
@@ -255,26 +259,40 @@ impl Lease {
         found.next().ok_or_else(|| not_mapped(piece))
     }
 
-    /// The pieces from byte `from` on, for the kernel: they stay where they are, and are the kernel's, until
-    /// [`Lease::settle`].
+    /// The pieces from byte `from` on, [`MAX_TRANSFER`] bytes at most, for the kernel: they stay where they are, and
+    /// are the kernel's, until [`Lease::settle`].
     pub(crate) fn expose(&mut self, from: u64) -> (*const libc::iovec, u32) {
+        let len = self.len.saturating_sub(from).min(MAX_TRANSFER);
         let mut skip = usize::try_from(from).unwrap_or(usize::MAX);
-        let mut first = self.pieces.len();
-        let mut cut = None;
+        let mut left = usize::try_from(len).unwrap_or(0);
+        let (mut first, mut count) = (self.pieces.len(), 0);
+        let mut cuts = [None; 2];
         for (index, piece) in self.pieces.iter_mut().enumerate() {
-            if skip < piece.len {
-                first = index;
-                if skip > 0 {
-                    cut = Some((index, *piece));
-                    *piece = Piece { addr: piece.addr + skip, len: piece.len - skip };
-                }
+            if skip >= piece.len {
+                skip -= piece.len;
+                continue;
+            }
+            if left == 0 {
                 break;
             }
-            skip -= piece.len;
+            if count == 0 {
+                first = index;
+            }
+            count += 1;
+            if skip > 0 {
+                cuts[0] = Some((index, *piece));
+                *piece = Piece { addr: piece.addr + skip, len: piece.len - skip };
+                skip = 0;
+            }
+            if left < piece.len {
+                cuts[1] = Some((index, *piece));
+                piece.len = left;
+            }
+            left -= piece.len;
         }
-        self.exposed = Some(Exposed { from, cut });
+        self.exposed = Some(Exposed { from, len, cuts });
         let rest = self.pieces.get(first..).unwrap_or_default();
-        (rest.as_ptr().cast(), u32::try_from(rest.len()).unwrap_or(0))
+        (rest.as_ptr().cast(), count)
     }
 
     /// The kernel is done with what was exposed: `count` bytes, or `None` if nobody knows.
@@ -282,16 +300,16 @@ impl Lease {
     /// A transfer that came short or failed may have touched everything that it was told of (direct I/O writes
     /// whole blocks, and in any order), so all of that is marked.
     pub(crate) fn settle(&mut self, count: Option<usize>) {
-        let Some(Exposed { from, cut }) = self.exposed.take() else { return };
-        if let Some((index, piece)) = cut
-            && let Some(place) = self.pieces.get_mut(index)
-        {
-            *place = piece;
+        let Some(Exposed { from, len, cuts }) = self.exposed.take() else { return };
+        // The last cut first: both may be of one piece.
+        for (index, piece) in cuts.into_iter().rev().flatten() {
+            if let Some(place) = self.pieces.get_mut(index) {
+                *place = piece;
+            }
         }
-        let offered = self.len.saturating_sub(from);
         // Nothing to read there: nothing was written.
         if self.use_ == LeaseUse::Target && count != Some(0) {
-            self.mark_dirty(from, offered);
+            self.mark_dirty(from, len);
         }
     }
 

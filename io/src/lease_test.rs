@@ -222,3 +222,33 @@ fn a_lost_lease_has_nothing() {
     fn is_send<T: Send>(_: &T) {}
     is_send(&lost);
 }
+
+#[test]
+fn sec_02_the_kernel_is_told_of_a_bounded_part_at_a_time() {
+    let ram = ram();
+    let most = MAX_TRANSFER as usize;
+    let whole = [1000, MIB as usize, 2 * most];
+    let ranges = [range(16 * MIB, 1000), range(0, MIB as u32), range(MIB, 2 * MAX_TRANSFER as u32)];
+    let mut lease = ram.lease(&ranges, LeaseUse::Target).unwrap();
+    let lens = |lease: &Lease| lease.pieces.iter().map(|piece| piece.len).collect::<Vec<_>>();
+    assert_eq!(lens(&lease), whole);
+    for (from, count, cut) in [
+        (0, 2, [1000, most - 1000, 2 * most]),
+        (999, 2, [1, most - 1, 2 * most]),
+        // From the middle of a piece to the middle of the same.
+        (1000 + 4096, 1, [1000, most, 2 * most]),
+        (1000 + MIB - 4096, 2, [1000, 4096, most - 4096]),
+        (1000 + MIB + MAX_TRANSFER, 1, [1000, MIB as usize, most]),
+        (1000 + MIB + 2 * MAX_TRANSFER - 1, 1, [1000, MIB as usize, 1]),
+        (1000 + MIB + 2 * MAX_TRANSFER, 0, whole),
+    ] {
+        assert_eq!((lease.expose(from).1, lens(&lease)), (count, cut.to_vec()), "from {from}");
+        lease.settle(Some(0));
+        assert_eq!(lens(&lease), whole, "from {from}");
+    }
+    ram.take_host_dirty();
+    lease.expose(1000 + 4096);
+    lease.settle(Some(most));
+    let told: Vec<u64> = (1..=MAX_TRANSFER / PAGE_SIZE).map(|page| page * PAGE_SIZE).collect();
+    assert_eq!(ram.take_host_dirty(), told);
+}

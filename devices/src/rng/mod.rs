@@ -3,6 +3,7 @@
 //! Owns how much a request may take, and of whom: random bytes come from a source that is handed in. Never returns a
 //! byte that the source did not give, and never more than [`MAX_REQUEST`] for one request.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::virtio::{
 
 /// Most random bytes of one request; a longer buffer gets a short answer, as section 5.4.6.1 allows.
 pub const MAX_REQUEST: u32 = 64 << 10;
-/// Bytes that are made in one go. Between two, everybody else on the shard has a turn: the kernel makes a few
-/// hundred bytes a microsecond.
+/// Bytes that are made in a turn, for all requests together; then everybody else on the shard has theirs: the kernel
+/// makes a few hundred bytes a microsecond.
 const CHUNK: usize = 4096;
 /// Longest queue. A driver has one request at a time, seldom more; this bounds what a VM can make of a turn.
 const QUEUE_SIZE: u16 = 16;
@@ -77,6 +78,7 @@ impl VirtioDevice for Rng {
             cx: cx.clone(),
             source: Rc::clone(&self.source),
             failures: Rc::clone(&self.failures),
+            made: Cell::new((0, 0)),
             metrics: Arc::clone(&parts.metrics),
             log: Arc::clone(&parts.log),
         };
@@ -110,6 +112,8 @@ struct Handler {
     cx: ShardContext,
     source: Rc<EntropySource>,
     failures: Rc<LogLimit>,
+    /// A turn, and how many bytes were made in it.
+    made: Cell<(u64, usize)>,
     metrics: Arc<DeviceMetrics>,
     log: Arc<GuestLog>,
 }
@@ -161,16 +165,14 @@ impl Handler {
     async fn fill(&self, ram: &GuestRam, chain: &Chain, len: u32) -> u32 {
         let mut written = 0;
         while written < len {
-            match self.fill_chunk(ram, chain, written, len - written) {
+            let room = self.room().await;
+            match self.fill_chunk(ram, chain, written, len - written, room) {
                 Ok(0) => break,
                 Ok(more) => written += more,
                 Err(error) => {
                     self.report(&error);
                     break;
                 }
-            }
-            if written < len {
-                self.cx.next_turn().await;
             }
         }
         written
@@ -183,10 +185,35 @@ impl Handler {
         tracing::warn!(vm, device, suppressed, %error, "no random bytes");
     }
 
-    /// Writes the next bytes, at most `left` and [`CHUNK`], and gives their number.
-    fn fill_chunk(&self, ram: &GuestRam, chain: &Chain, from: u32, left: u32) -> io::Result<u32> {
+    /// Bytes that were made in this turn.
+    fn made_now(&self) -> usize {
+        let (turn, made) = self.made.get();
+        if turn == self.cx.turn() { made } else { 0 }
+    }
+
+    /// Waits for a turn in which bytes can be made, and gives how many.
+    async fn room(&self) -> usize {
+        loop {
+            match CHUNK.saturating_sub(self.made_now()) {
+                0 => {}
+                room => return room,
+            }
+            self.cx.next_turn().await;
+        }
+    }
+
+    /// Writes the next bytes, at most `left` and `room`, and gives their number.
+    fn fill_chunk(
+        &self,
+        ram: &GuestRam,
+        chain: &Chain,
+        from: u32,
+        left: u32,
+        room: usize,
+    ) -> io::Result<u32> {
         let mut buffer = [0; CHUNK];
-        let wanted = buffer.get_mut(..usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)).unwrap_or_default();
+        let wanted = buffer.get_mut(..usize::try_from(left).unwrap_or(CHUNK).min(room)).unwrap_or_default();
+        self.made.set((self.cx.turn(), self.made_now().saturating_add(wanted.len())));
         let given = (self.source)(wanted)?.min(wanted.len());
         // Only what the source gave is copied, never what the buffer held before (SEC-12).
         let bytes = wanted.get(..given).unwrap_or_default();

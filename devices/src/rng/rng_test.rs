@@ -91,6 +91,21 @@ fn sec_02_a_request_is_given_64_kib_and_others_have_turns_between() {
 }
 
 #[test]
+fn sec_02_many_requests_at_once_have_no_more_of_a_turn_than_one() {
+    let (rig, mut queue) = rig(counting());
+    let turn = || rig.on_shard(async |cx| cx.turn());
+    let before = turn();
+    for _ in 0..8 {
+        rig.send(&mut queue, &[Buffer::writable(Rig::DATA, 1 << 20)]);
+    }
+    for _ in 0..8 {
+        assert_eq!(rig.used(&mut queue).len, MAX_REQUEST);
+    }
+    let chunks = 8 * u64::from(MAX_REQUEST) / CHUNK as u64;
+    assert!(turn() - before >= chunks - 1, "{} turns for {chunks} chunks", turn() - before);
+}
+
+#[test]
 fn a_chain_with_a_part_to_read_is_refused_and_the_queue_goes_on() {
     let (rig, mut queue) = rig(counting());
     let mixed = [Buffer::readable(Rig::DATA, 8), Buffer::writable(Rig::DATA + 8, 8)];

@@ -17,6 +17,7 @@ on_both_engines!(
     nothing_changes_a_read_only_disk_of_any_sort,
     a_size_that_no_disk_can_have_is_refused,
     a_long_read_of_nothing_lets_others_go_on,
+    sec_02_many_long_reads_have_no_more_of_a_turn_than_one,
 );
 
 const MIB: u64 = 1 << 20;
@@ -205,6 +206,23 @@ fn a_long_read_of_nothing_lets_others_go_on(engine: EngineKind) {
         let before = cx.turn();
         disk.read(lease(&ram, 0, 8 * MIB, LeaseUse::Target), 0).await.0.unwrap();
         assert_eq!(cx.turn() - before, 7);
+    });
+}
+
+fn sec_02_many_long_reads_have_no_more_of_a_turn_than_one(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        let (ram, owner) = (ram(), Owner::new(vm_metrics()));
+        let disks = [(); 2].map(|()| null(64 * MIB).attach(&cx, &owner, || ()).unwrap());
+        let before = cx.turn();
+        let reads = [0, 1].repeat(8).into_iter().map(|which: usize| {
+            let (lease, disk) = (lease(&ram, 0, MIB, LeaseUse::Target), Rc::clone(&disks[which]));
+            cx.spawn(&owner, async move { disk.read(lease, 0).await.0.unwrap() })
+        });
+        for read in reads.collect::<Vec<_>>() {
+            read.await.unwrap();
+        }
+        let turns = cx.turn() - before;
+        assert!(turns >= 14, "16 MiB in {turns} turns");
     });
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::RwLock;
 use super::bounce::{Bounce, Bounces, PIECE, Span};
 use super::open::{Alignment, DiskFile, check_size};
 use super::{Disk, DiskFuture, DiskInfo, check, check_change};
+use crate::budget::Budget;
 use crate::file::{Ring, RingFile};
 use crate::lease::Lease;
 use crate::operation::{Allocation, Kind};
@@ -41,6 +42,9 @@ pub(super) struct FileDisk {
     zero_range: Cell<bool>,
     bounces: Bounces,
     on_bounce: Box<dyn Fn()>,
+    /// Pays for what a request does after its first operation, so that a long one has no more of a turn than many
+    /// short ones.
+    budget: Budget,
     /// Held alone by what reads blocks to write parts of them, and shared by what writes.
     blocks: RwLock<()>,
 }
@@ -76,6 +80,7 @@ impl FileDisk {
             zero_range: Cell::new(true),
             bounces: Bounces::new(),
             on_bounce: Box::new(|| ()),
+            budget: cx.budget(owner),
             blocks: RwLock::new(()),
         }
     }
@@ -177,6 +182,14 @@ impl FileDisk {
         io::Error::new(io::ErrorKind::UnexpectedEof, text)
     }
 
+    /// Waits for a share of a turn for what follows the first `done` bytes of a request; for those, it was spent
+    /// when the request was taken.
+    async fn go_on(&self, done: u64) {
+        if done > 0 {
+            self.budget.spend().await;
+        }
+    }
+
     async fn read_all(&self, mut lease: Lease, offset: u64) -> LeaseResult<()> {
         let len = lease.len();
         if let Err(error) = check(&self.info(), offset, len) {
@@ -184,6 +197,7 @@ impl FileDisk {
         }
         let mut done = 0;
         while done < len {
+            self.go_on(done).await;
             let result;
             (result, lease) = self.read_some(lease, done, offset + done).await;
             match result {
@@ -203,6 +217,7 @@ impl FileDisk {
         }
         let mut done = 0;
         while done < len {
+            self.go_on(done).await;
             let result;
             (result, lease) = self.write_some(lease, done, offset + done).await;
             match result {
@@ -258,6 +273,7 @@ impl FileDisk {
     async fn zero_by_writing(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut done = 0;
         while done < len {
+            self.go_on(done).await;
             let span = Span::new(offset + done, (len - done).min(PIECE), self.alignment);
             let zero = |part: &mut [u8]| {
                 part.fill(0);

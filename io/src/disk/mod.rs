@@ -145,7 +145,7 @@ impl DiskSource {
             Self::File(file) => Rc::new(file::FileDisk::new(cx, owner, file, Box::new(on_bounce))),
             Self::Memory { .. } => Rc::new(memory::attach(cx, owner, info)?),
             Self::Null { uninitialized_reads, .. } => {
-                Rc::new(null::NullDisk::new(cx, info, uninitialized_reads))
+                Rc::new(null::NullDisk::new(cx, owner, info, uninitialized_reads))
             }
         })
     }

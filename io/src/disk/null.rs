@@ -6,22 +6,25 @@
 use std::io;
 
 use super::{Disk, DiskFuture, DiskInfo, check, check_change};
+use crate::budget::Budget;
 use crate::lease::Lease;
+use crate::owner::Owner;
 use crate::shard::ShardContext;
 
-/// Zeroes that are written before others on the shard have their turn, in bytes.
-const PIECE: u64 = 1 << 20;
+/// Zeroes in bytes that one of the owner's requests per turn buys: however many requests are under way, all of an
+/// owner's disks together write a bounded number in a turn.
+const PIECE: u64 = 16 << 10;
 
 /// A disk without contents.
 pub(super) struct NullDisk {
-    cx: ShardContext,
+    budget: Budget,
     info: DiskInfo,
     uninitialized_reads: bool,
 }
 
 impl NullDisk {
-    pub(super) fn new(cx: &ShardContext, info: DiskInfo, uninitialized_reads: bool) -> Self {
-        Self { cx: cx.clone(), info, uninitialized_reads }
+    pub(super) fn new(cx: &ShardContext, owner: &Owner, info: DiskInfo, uninitialized_reads: bool) -> Self {
+        Self { budget: cx.budget(owner), info, uninitialized_reads }
     }
 
     async fn fill(&self, lease: &Lease, offset: u64) -> io::Result<()> {
@@ -35,7 +38,7 @@ impl NullDisk {
             lease.fill_zero(done, part).map_err(io::Error::other)?;
             done += part;
             if done < lease.len() {
-                self.cx.next_turn().await;
+                self.budget.spend().await;
             }
         }
         Ok(())
