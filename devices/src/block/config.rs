@@ -6,11 +6,13 @@ use std::mem::offset_of;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
-    virtio_blk_config,
+    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_TOPOLOGY,
+    VIRTIO_BLK_F_WRITE_ZEROES, virtio_blk_config,
 };
 
-use super::request::{MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
+use super::request::{
+    MAX_DISCARD_SECTORS, MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE,
+};
 
 /// Bytes of the configuration space, up to the fields of secure erase, which is not offered.
 pub const CONFIG_LEN: usize = offset_of!(virtio_blk_config, max_secure_erase_sectors);
@@ -48,7 +50,8 @@ pub struct Layout {
 impl Layout {
     /// The device-specific feature bits on offer.
     pub const fn features(&self) -> u64 {
-        let mut features = bit(VIRTIO_BLK_F_SEG_MAX)
+        let mut features = bit(VIRTIO_BLK_F_SIZE_MAX)
+            | bit(VIRTIO_BLK_F_SEG_MAX)
             | bit(VIRTIO_BLK_F_BLK_SIZE)
             | bit(VIRTIO_BLK_F_TOPOLOGY)
             | bit(VIRTIO_BLK_F_FLUSH)
@@ -73,6 +76,7 @@ impl Layout {
     pub fn bytes(&self, writeback: bool) -> [u8; CONFIG_LEN] {
         let mut space = Space([0; CONFIG_LEN]);
         space.put(offset_of!(virtio_blk_config, capacity), &self.capacity.to_le_bytes());
+        space.put(offset_of!(virtio_blk_config, size_max), &MAX_SEGMENT_BYTES.to_le_bytes());
         let seg_max = u32::from(self.depth).saturating_sub(OVERHEAD_DESCRIPTORS).max(1);
         space.put(offset_of!(virtio_blk_config, seg_max), &seg_max.to_le_bytes());
         space.put(offset_of!(virtio_blk_config, blk_size), &self.block_size.to_le_bytes());
@@ -98,7 +102,7 @@ impl Layout {
         if self.write_zeroes && !self.read_only {
             let max = offset_of!(virtio_blk_config, max_write_zeroes_sectors);
             space.put(max, &MAX_WRITE_ZEROES_SECTORS.to_le_bytes());
-            space.put(offset_of!(virtio_blk_config, max_write_zeroes_seg), &segments);
+            space.put(offset_of!(virtio_blk_config, max_write_zeroes_seg), &1u32.to_le_bytes());
             space.put(offset_of!(virtio_blk_config, write_zeroes_may_unmap), &[u8::from(self.discard)]);
         }
     }

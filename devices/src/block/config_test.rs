@@ -21,13 +21,13 @@ fn fields_are_where_the_specification_has_them() {
     let bytes = LAYOUT.bytes(true);
     assert_eq!(bytes.len(), 60);
     assert_eq!(bytes[..8], [8, 7, 6, 5, 4, 3, 2, 1], "capacity, little-endian");
-    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 254), "size_max, seg_max");
+    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (65536, 254), "size_max, seg_max");
     assert_eq!(u32_at(&bytes, 20), 512, "blk_size");
     assert_eq!((bytes[24], bytes[25], bytes[26], bytes[27]), (3, 0, 8, 0), "topology");
     assert_eq!((bytes[32], bytes[33]), (1, 0), "writeback, unused");
     assert_eq!((bytes[34], bytes[35]), (4, 0), "num_queues");
     assert_eq!((u32_at(&bytes, 36), u32_at(&bytes, 40), u32_at(&bytes, 44)), (1 << 21, 16, 8), "discard");
-    assert_eq!((u32_at(&bytes, 48), u32_at(&bytes, 52)), (1 << 16, 16), "write zeroes");
+    assert_eq!((u32_at(&bytes, 48), u32_at(&bytes, 52)), (1 << 15, 1), "write zeroes");
     assert_eq!(bytes[56..60], [1, 0, 0, 0], "may unmap, unused");
     assert_eq!(WRITEBACK_OFFSET, 32);
     assert_eq!(LAYOUT.bytes(false)[32], 0);

@@ -50,6 +50,14 @@ pub enum BlockError {
         /// Length of the data in bytes.
         len: u64,
     },
+    /// More data than one request may have.
+    #[error("{len} bytes of data, at most {max} are taken")]
+    TooLong {
+        /// Length of the data in bytes.
+        len: u64,
+        /// Most bytes.
+        max: u64,
+    },
     /// The range leaves the disk.
     #[error("{sectors} sectors at {sector} leave the disk of {capacity}")]
     OutOfRange {
@@ -67,7 +75,7 @@ pub enum BlockError {
         len: u64,
     },
     /// A list of segments that is empty, too long or not a multiple of 16 bytes.
-    #[error("{len} bytes of segments: 1 to 16 of 16 bytes are taken")]
+    #[error("{len} bytes of segments: 1 to 16 of 16 bytes are taken, of write-zeroes 1")]
     Segments {
         /// Length of the list in bytes.
         len: u64,

@@ -95,7 +95,7 @@ impl Shared {
             Command::Flush => self.flush().await,
             Command::GetId => self.get_id(ram, chain),
             Command::Discard(extents) => self.discard(&extents).await,
-            Command::WriteZeroes(extents) => self.write_zeroes(&extents).await,
+            Command::WriteZeroes(zero) => self.write_zeroes(zero).await,
         }
     }
 
@@ -136,14 +136,13 @@ impl Shared {
         Ok(Done { moved, written: 0 })
     }
 
-    async fn write_zeroes(&self, extents: &[ZeroExtent]) -> Result<Done, BlockError> {
-        let mut moved = 0;
-        for zero in extents.iter().filter(|zero| zero.extent.len != 0) {
-            self.disk.write_zeroes(zero.extent.offset, zero.extent.len, zero.may_unmap).await?;
-            moved += zero.extent.len;
+    async fn write_zeroes(&self, zero: ZeroExtent) -> Result<Done, BlockError> {
+        let Extent { offset, len } = zero.extent;
+        if len != 0 {
+            self.disk.write_zeroes(offset, len, zero.may_unmap).await?;
         }
         self.settle().await?;
-        Ok(Done { moved, written: 0 })
+        Ok(Done { moved: len, written: 0 })
     }
 
     /// What a change of the disk does before it completes.

@@ -26,8 +26,14 @@ pub const SEGMENT_LEN: u64 = 16;
 pub const MAX_SEGMENTS: u32 = 16;
 /// Most sectors that one segment discards (1 GiB).
 pub const MAX_DISCARD_SECTORS: u32 = 1 << 21;
-/// Most sectors that one segment zeroes (32 MiB): unlike a discard, it may have to be written out.
-pub const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
+/// Most sectors that the one segment of a write-zeroes request zeroes (16 MiB): unlike a discard, it may have to be
+/// written out.
+pub const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 15;
+/// Longest segment of a read or write in bytes, as the driver is told. Not checked by itself.
+pub const MAX_SEGMENT_BYTES: u32 = 64 << 10;
+/// Longest read or write in bytes: as many of the longest segments as a chain of 256 descriptors holds. What is in
+/// flight has to complete before a VM can stop, so no request may be arbitrarily long.
+pub const MAX_TRANSFER: u64 = 254 * MAX_SEGMENT_BYTES as u64;
 
 const SEGMENTS_BYTES: usize = MAX_SEGMENTS as usize * SEGMENT_LEN as usize;
 
@@ -96,8 +102,8 @@ pub enum Command {
     GetId,
     /// The contents of these ranges do not matter any more.
     Discard(Vec<Extent>),
-    /// These ranges read as zeroes from now on.
-    WriteZeroes(Vec<ZeroExtent>),
+    /// This range reads as zeroes from now on.
+    WriteZeroes(ZeroExtent),
 }
 
 /// What one chain asks for: executable, or an error to be answered.
@@ -133,7 +139,7 @@ impl Request {
     pub fn bytes(&self) -> u64 {
         match &self.command {
             Ok(Command::Read(extent) | Command::Write(extent)) => extent.len,
-            Ok(Command::WriteZeroes(list)) => list.iter().map(|zero| zero.extent.len).sum(),
+            Ok(Command::WriteZeroes(zero)) => zero.extent.len,
             Ok(Command::Flush | Command::GetId | Command::Discard(_)) | Err(_) => 0,
         }
     }
@@ -196,7 +202,8 @@ fn command(
             segments(shape.source(), copy, |segment| segment.discard(rules)).map(Command::Discard)
         }
         VIRTIO_BLK_T_WRITE_ZEROES if rules.write_zeroes => {
-            segments(shape.source(), copy, |segment| segment.write_zeroes(rules)).map(Command::WriteZeroes)
+            let zero = |segment: Segment| segment.write_zeroes(rules);
+            segments(shape.source(), copy, zero).and_then(one).map(Command::WriteZeroes)
         }
         kind => Err(BlockError::UnknownType { kind }),
     }
@@ -207,6 +214,9 @@ impl Rules {
     fn transfer(&self, sector: u64, len: u64) -> Result<Extent, BlockError> {
         if !len.is_multiple_of(SECTOR_SIZE) {
             return Err(BlockError::Length { len });
+        }
+        if len > MAX_TRANSFER {
+            return Err(BlockError::TooLong { len, max: MAX_TRANSFER });
         }
         self.extent(sector, len / SECTOR_SIZE)
     }
@@ -272,6 +282,12 @@ fn segments<T>(
     copy(HEADER_LEN, bytes)?;
     let (segments, _) = bytes.as_chunks();
     segments.iter().map(|segment| check(Segment::from_bytes(segment))).collect()
+}
+
+/// The only segment of a write-zeroes request.
+fn one<T>(segments: Vec<T>) -> Result<T, BlockError> {
+    let len = segments.len() as u64 * SEGMENT_LEN;
+    <[T; 1]>::try_from(segments).map(|[segment]| segment).map_err(|_| BlockError::Segments { len })
 }
 
 #[cfg(test)]

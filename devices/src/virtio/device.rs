@@ -16,6 +16,7 @@ use super::interrupt::QueueInterrupt;
 use super::queue::{Queue, QueueError};
 use super::spec::feature;
 use super::state::{DeviceState, QueueState};
+use super::window::Window;
 use crate::error::GuestError;
 use crate::state::StateError;
 
@@ -74,6 +75,8 @@ pub struct QueueParts {
     pub ram: GuestRam,
     /// Asked before a chain is consumed.
     pub limiter: Limiter,
+    /// Where what is in flight has its place.
+    pub(super) window: Window,
     /// Asked before a chain is looked at, so that a VM has its share of a turn and no more.
     pub budget: Budget,
     /// Who pays for the task's time.

@@ -26,6 +26,7 @@ pub mod spec;
 pub mod state;
 mod task;
 mod walk;
+mod window;
 mod worker;
 
 pub use assemble::{AssembleError, DRAIN_DEADLINE, MakeDevice, VirtioSpec, WorkerSeed};

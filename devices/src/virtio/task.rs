@@ -24,6 +24,7 @@ use super::device::{QueueParts, report_broken};
 use super::interrupt::QueueInterrupt;
 use super::queue::{Queue, QueueError, Token};
 use super::state::QueueState;
+use super::window::{Place, Window};
 
 /// What a device does with the requests of a queue.
 pub trait RequestHandler: 'static {
@@ -66,13 +67,25 @@ impl QueueTask {
         let owner = parts.owner.clone();
         let resumed = state.is_some();
         let task = cx.spawn(&owner, async move {
-            let QueueParts { index, queue, doorbell, interrupt, ram, limiter, budget, metrics, log, .. } =
-                parts;
+            let QueueParts {
+                index,
+                queue,
+                doorbell,
+                interrupt,
+                ram,
+                limiter,
+                window,
+                budget,
+                metrics,
+                log,
+                ..
+            } = parts;
             if resumed {
                 interrupt.used();
             }
             let queue = RefCell::new(queue);
-            let serving = Serving { index, queue, handler, ram, limiter, budget, interrupt, metrics, log };
+            let serving =
+                Serving { index, queue, handler, ram, limiter, window, budget, interrupt, metrics, log };
             serving.run(doorbell, stopped).await
         });
         Self { cx: cx.clone(), stop: Some(stop), task: Some(task) }
@@ -106,6 +119,14 @@ impl fmt::Debug for QueueTask {
     }
 }
 
+/// A request that was consumed and has its place.
+struct Taken<H: RequestHandler> {
+    token: Token,
+    chain: Chain,
+    request: H::Request,
+    place: Place,
+}
+
 /// What the task works with.
 struct Serving<H> {
     index: u16,
@@ -113,6 +134,7 @@ struct Serving<H> {
     handler: Rc<H>,
     ram: GuestRam,
     limiter: Limiter,
+    window: Window,
     budget: Budget,
     interrupt: QueueInterrupt,
     metrics: Arc<DeviceMetrics>,
@@ -123,12 +145,16 @@ impl<H: RequestHandler> Serving<H> {
     async fn run(self, doorbell: DoorbellListener, mut stopped: oneshot::Receiver<()>) -> QueueState {
         let jobs = RefCell::new(FuturesUnordered::new());
         let started = Cell::new(0u64);
-        let start = |token: Token, chain: Chain, request: H::Request| {
+        let start = |Taken { token, chain, request, place }: Taken<H>| {
             started.set(started.get().wrapping_add(1));
             self.metrics.in_flight.inc();
             let handler = Rc::clone(&self.handler);
             let work = handler.execute(self.ram.clone(), chain, request);
-            jobs.borrow_mut().push(async move { (token, work.await) });
+            jobs.borrow_mut().push(async move {
+                let written = work.await;
+                drop(place);
+                (token, written)
+            });
         };
         let _count = InFlightGuard { metrics: &self.metrics, queue: &self.queue };
         {
@@ -164,21 +190,17 @@ impl<H: RequestHandler> Serving<H> {
     }
 
     /// Takes chains for as long as the queue is sound.
-    async fn intake(
-        &self,
-        mut doorbell: DoorbellListener,
-        start: impl Fn(Token, Chain, H::Request),
-    ) -> QueueError {
+    async fn intake(&self, mut doorbell: DoorbellListener, start: impl Fn(Taken<H>)) -> QueueError {
         loop {
             match self.next(&mut doorbell).await {
-                Ok((token, chain, request)) => start(token, chain, request),
+                Ok(taken) => start(taken),
                 Err(error) => return error,
             }
         }
     }
 
     /// Waits for the next chain and its admission, and consumes it.
-    async fn next(&self, doorbell: &mut DoorbellListener) -> Result<(Token, Chain, H::Request), QueueError> {
+    async fn next(&self, doorbell: &mut DoorbellListener) -> Result<Taken<H>, QueueError> {
         let chain = loop {
             // Spent before the chain is copied: a look at the ring costs time too.
             self.budget.spend().await;
@@ -193,11 +215,16 @@ impl<H: RequestHandler> Serving<H> {
             self.queue.borrow_mut().disable_notification()?;
         };
         let (request, cost) = self.handler.parse(&self.ram, &chain);
-        let admitted = self.limiter.admit(cost);
+        // What the limiter has admitted is taken at once.
+        let admitted = async {
+            let place = self.window.enter(cost.bytes).await;
+            self.limiter.admit(cost).await;
+            place
+        };
         let admitted = doorbell.wait_for(admitted, || self.metrics.notifications.inc()).await;
-        admitted.map_err(|error| QueueError::Ring(error.to_string()))?;
+        let place = admitted.map_err(|error| QueueError::Ring(error.to_string()))?;
         let token = self.queue.borrow_mut().consume(&chain)?;
-        Ok((token, chain, request))
+        Ok(Taken { token, chain, request, place })
     }
 
     /// Completes all that is ready.

@@ -32,6 +32,7 @@ use super::queue::Queue;
 use super::registers::GuestCommand;
 use super::spec::status;
 use super::state::{QueueState, VirtioState};
+use super::window::Window;
 use crate::error::GuestError;
 use crate::state::StateError;
 
@@ -67,6 +68,7 @@ pub(super) struct Worker {
     deferred: VecDeque<(GuestCommand, Arc<Ticket>)>,
     suspended: bool,
     limiter: Limiter,
+    window: Window,
     log: Arc<GuestLog>,
     drain_deadline: Duration,
 }
@@ -124,6 +126,7 @@ impl Worker {
             deferred,
             suspended,
             limiter,
+            window: Window::new(),
             log,
             drain_deadline,
         })
@@ -302,6 +305,7 @@ impl Worker {
             interrupt: QueueInterrupt::new(&shared.signals),
             ram: shared.ram.clone(),
             limiter: self.limiter.clone(),
+            window: self.window.clone(),
             budget: self.cx.budget(&self.owner),
             owner: self.owner.clone(),
             metrics: Arc::clone(&shared.metrics),
