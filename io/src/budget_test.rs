@@ -22,6 +22,7 @@ on_both_engines!(
     sec_02_commands_from_other_threads_do_not_starve_file_io,
     what_is_not_spent_does_not_add_up,
     next_turn_is_the_next_turn,
+    sec_02_tasks_that_take_long_share_their_owners_time_of_a_turn,
 );
 
 /// A task that spends as fast as it may, for ever; it notes the turn of everything that it spends.
@@ -164,4 +165,38 @@ fn next_turn_is_the_next_turn(engine: EngineKind) {
             assert_eq!(cx.turn(), before + 1);
         }
     });
+}
+
+/// Four tasks of one owner, each longer than the owner's time in a turn: they take turns, and nobody is left out.
+fn sec_02_tasks_that_take_long_share_their_owners_time_of_a_turn(engine: EngineKind) {
+    let turns = on_shard(engine, |cx| async move {
+        let owner = Owner::shard();
+        let log: Rc<RefCell<Vec<(u64, usize)>>> = Rc::default();
+        let tasks: Vec<_> = (0..4)
+            .map(|number| {
+                let (inner, log) = (cx.clone(), Rc::clone(&log));
+                cx.spawn(&owner, async move {
+                    loop {
+                        log.borrow_mut().push((inner.turn(), number));
+                        let begun = std::time::Instant::now();
+                        while begun.elapsed() < crate::executor::QUANTUM {
+                            std::hint::spin_loop();
+                        }
+                        inner.next_turn().await;
+                    }
+                })
+            })
+            .collect();
+        while log.borrow().len() < 40 {
+            cx.next_turn().await;
+        }
+        tasks.iter().for_each(|task| cx.abort(task));
+        log.take()
+    });
+    let once = |(first, _): &(u64, usize), (second, _): &(u64, usize)| first == second;
+    assert!(turns.chunk_by(once).all(|turn| turn.len() == 1), "{turns:?}");
+    for number in 0..4 {
+        let polls = turns.iter().filter(|(_, who)| *who == number).count();
+        assert!((9..=11).contains(&polls), "task {number}: {polls} polls of {}: {turns:?}", turns.len());
+    }
 }

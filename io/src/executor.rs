@@ -33,6 +33,10 @@ use crate::timer::Timer;
 /// refused for the moment (EAGAIN: no memory for it), which tokio-uring would otherwise not try again.
 const LONGEST_PARK: Duration = Duration::from_millis(100);
 
+/// Time that an owner's tasks may take of one turn before the others of them wait for the next. A poll is not
+/// interrupted, so a turn may have this and one poll of each owner.
+pub(crate) const QUANTUM: Duration = Duration::from_micros(250);
+
 /// A task's future with the result type erased (the result goes to its [`Task`] handle).
 pub(crate) type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -77,6 +81,18 @@ impl Ready {
         if parked {
             self.wake_loop();
         }
+    }
+
+    /// Queues tasks that were left over in the turn that runs, before those that were woken meanwhile. They are still
+    /// marked as queued.
+    fn push_first(&self, mut keys: Vec<usize>) {
+        if keys.is_empty() {
+            return;
+        }
+        let mut queue = self.lock();
+        queue.since.get_or_insert_with(MonoTime::now);
+        keys.append(&mut queue.keys);
+        queue.keys = keys;
     }
 
     /// Wakes the parked loop: cheaply from its own thread (a driver event), else through the eventfd.
@@ -276,15 +292,28 @@ impl Executor {
             self.metrics.queue_delay.observe(start.since(since));
         }
         let mut before = start;
+        let mut deferred = Vec::new();
         for key in batch.drain(..) {
+            if self.has_had_its_share(key) {
+                deferred.push(key);
+                continue;
+            }
             let Some(owner) = self.poll_task(key) else { continue };
             let after = MonoTime::now();
-            owner.charge(after.nanos_since(before));
+            owner.charge(self.turn(), after.nanos_since(before));
             before = after;
         }
+        self.ready.push_first(deferred);
         self.metrics.busy_nanos.add(before.nanos_since(start));
         *self.batch.borrow_mut() = batch;
         start
+    }
+
+    /// Whether the owner of a task has used up its time in this turn.
+    fn has_had_its_share(&self, key: usize) -> bool {
+        let tasks = self.tasks.borrow();
+        let body = tasks.get(key).and_then(|slot| slot.body.as_ref());
+        body.is_some_and(|body| body.owner.used(self.turn()) >= QUANTUM)
     }
 
     /// Polls one task and says who pays; `None` if it is gone.

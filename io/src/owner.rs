@@ -6,6 +6,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringlet_metrics::VmMetrics;
 use tokio::sync::Semaphore;
@@ -20,6 +21,8 @@ struct Inner {
     metrics: Option<Arc<VmMetrics>>,
     share: RefCell<Share>,
     busy: Cell<u64>,
+    /// A turn, and the nanoseconds spent in it.
+    recent: Cell<(u64, u64)>,
     /// How many operations on files it may have under way; made with its first file.
     files: OnceCell<Arc<Semaphore>>,
 }
@@ -49,6 +52,7 @@ impl Owner {
             metrics,
             share: RefCell::default(),
             busy: Cell::new(0),
+            recent: Cell::new((0, 0)),
             files: OnceCell::new(),
         }))
     }
@@ -58,7 +62,16 @@ impl Owner {
         self.0.busy.get()
     }
 
-    pub(crate) fn charge(&self, nanos: u64) {
+    /// Time that was charged in this turn so far.
+    pub(crate) fn used(&self, turn: u64) -> Duration {
+        let (recent, nanos) = self.0.recent.get();
+        Duration::from_nanos(if recent == turn { nanos } else { 0 })
+    }
+
+    pub(crate) fn charge(&self, turn: u64, nanos: u64) {
+        let (recent, used) = self.0.recent.get();
+        let used = if recent == turn { used.saturating_add(nanos) } else { nanos };
+        self.0.recent.set((turn, used));
         self.0.busy.set(self.0.busy.get().saturating_add(nanos));
         if let Some(metrics) = &self.0.metrics {
             metrics.shard_busy_nanos.add(nanos);

@@ -102,19 +102,7 @@ pub(super) struct Ordered {
 
 impl Ordered {
     fn new(parts: QueueParts) -> (Self, DoorbellListener) {
-        let QueueParts {
-            cx: _,
-            index,
-            queue,
-            doorbell,
-            interrupt,
-            ram,
-            limiter,
-            budget,
-            owner: _,
-            metrics,
-            log,
-        } = parts;
+        let QueueParts { index, queue, doorbell, interrupt, ram, limiter, budget, metrics, log, .. } = parts;
         let queue = RefCell::new(queue);
         (Self { ram, metrics, index, queue, limiter, budget, interrupt, log }, doorbell)
     }
