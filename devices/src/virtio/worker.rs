@@ -9,7 +9,8 @@
 //! is suspended, none are left over: they were sent before.
 //!
 //! A drain that takes longer than its deadline ends in cancellation and in [`WorkerError::Unrecoverable`]: then
-//! something may write guest memory for ever, which is why that memory is leaked and no waiting vCPU is answered.
+//! something may write guest memory for ever, which is why no waiting vCPU is answered. That memory stays for as long as
+//! an operation of the kernel has a lease of it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -349,9 +350,9 @@ impl Worker {
         if left.is_empty() { Ok(states) } else { Err(self.lose(left)) }
     }
 
-    /// Requests cannot be reclaimed: the memory that they may write must stay for ever.
+    /// Requests cannot be reclaimed. The memory that they may write stays as long as they do: an operation of the
+    /// kernel owns its lease, and that owns the memory.
     fn lose(&self, queues: Vec<u16>) -> WorkerError {
-        std::mem::forget(self.shared.ram.clone());
         let error = WorkerError::Unrecoverable {
             device: self.shared.identity.id.clone(),
             queues,

@@ -1,5 +1,6 @@
 //! The `ringlet` command: arguments in, exit status out. Everything it does is done by the library.
 
+mod allocator;
 mod bench;
 mod disk;
 mod log;
@@ -71,6 +72,7 @@ struct ImagesArgs {
 
 /// Runs the command line and returns the exit status.
 pub(crate) fn main() -> ExitCode {
+    allocator::configure();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),

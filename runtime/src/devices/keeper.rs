@@ -40,8 +40,7 @@ impl Keeper {
     fn order(&self, order: impl FnOnce(oneshot::Sender<Result<(), Fault>>) -> Order) -> Pending {
         let (reply, answer) = oneshot::channel();
         let _ = self.orders.send(order(reply));
-        let gone =
-            Fault { error: format!("{}: nobody looks after it any more", self.id), unrecoverable: true };
+        let gone = Fault { error: format!("{}: nobody looks after it any more", self.id) };
         Box::pin(async move { answer.await.unwrap_or(Err(gone)) })
     }
 }
@@ -124,11 +123,8 @@ async fn keep(
 /// Why a worker ended, if it did not say that it was asked to.
 fn fault(ended: Option<WorkerError>) -> Fault {
     match ended {
-        Some(error) => Fault {
-            unrecoverable: matches!(error, WorkerError::Unrecoverable { .. } | WorkerError::Ended { .. }),
-            error: error.to_string(),
-        },
-        None => Fault { error: "a device has stopped unasked".into(), unrecoverable: false },
+        Some(error) => Fault { error: error.to_string() },
+        None => Fault { error: "a device has stopped unasked".into() },
     }
 }
 

@@ -34,13 +34,10 @@ pub(crate) trait Worker {
 /// The end of a command. Dropping it undoes nothing.
 pub(crate) type Pending = Pin<Box<dyn Future<Output = Result<(), Fault>>>>;
 
-/// Why a VM cannot go on.
+/// Why a VM cannot go on: what happened, with the device's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// What happened, with the device's name.
     pub(crate) error: String,
-    /// The kernel may still write guest memory, which therefore can never be given back.
-    pub(crate) unrecoverable: bool,
 }
 
 /// What becomes a worker on its shard.

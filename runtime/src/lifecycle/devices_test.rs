@@ -64,8 +64,8 @@ impl Puppet {
         self.0.done.add_permits(1);
     }
 
-    fn fail(&self, unrecoverable: bool) {
-        *self.0.result.lock().unwrap() = Err(fault(unrecoverable));
+    fn fail(&self) {
+        *self.0.result.lock().unwrap() = Err(fault());
     }
 
     fn when_allowed(&self) -> Pending {
@@ -105,8 +105,8 @@ impl Worker for Puppet {
     }
 }
 
-fn fault(unrecoverable: bool) -> Fault {
-    Fault { error: "disk0: it is on fire".into(), unrecoverable }
+fn fault() -> Fault {
+    Fault { error: "disk0: it is on fire".into() }
 }
 
 /// A running VM with such a device.
@@ -190,16 +190,14 @@ fn a_stop_while_devices_come_to_rest_waits_for_both() {
 #[test]
 fn devices_that_cannot_stop_make_the_outcome_a_failure_that_says_what_it_would_have_been() {
     on_both_engines(|host| {
-        for unrecoverable in [false, true] {
-            let (vm, mut parts) = host.assemble(&VmConfig::new("exit").memory_mib(16), Console::Discard);
-            let puppet = Puppet::of(&mut parts);
-            assert!(host.shard.send(parts).is_ok());
-            puppet.until_asked("stop");
-            puppet.fail(unrecoverable);
-            puppet.allow();
-            let error = "disk0: it is on fire. Before that: the guest exited with code 0".to_owned();
-            assert_eq!(*block_on(vm.wait()), Outcome::Failed { error });
-        }
+        let (vm, mut parts) = host.assemble(&VmConfig::new("exit").memory_mib(16), Console::Discard);
+        let puppet = Puppet::of(&mut parts);
+        assert!(host.shard.send(parts).is_ok());
+        puppet.until_asked("stop");
+        puppet.fail();
+        puppet.allow();
+        let error = "disk0: it is on fire. Before that: the guest exited with code 0".to_owned();
+        assert_eq!(*block_on(vm.wait()), Outcome::Failed { error });
     });
 }
 
@@ -207,11 +205,11 @@ fn devices_that_cannot_stop_make_the_outcome_a_failure_that_says_what_it_would_h
 fn devices_that_cannot_come_to_rest_end_the_vm() {
     on_both_engines(|host| {
         let (vm, puppet) = vm_with_puppet(&host);
-        puppet.fail(true);
+        puppet.fail();
         puppet.allow();
         puppet.allow();
         assert!(block_on(vm.pause()).unwrap_err().to_string().contains("has ended"));
-        assert_eq!(*block_on(vm.wait()), Outcome::Failed { error: fault(true).error });
+        assert_eq!(*block_on(vm.wait()), Outcome::Failed { error: fault().error });
         assert_eq!(puppet.asked(), [("suspend", true), ("stop", true)]);
     });
 }
@@ -222,7 +220,7 @@ fn a_device_that_cannot_go_on_ends_the_vm_unless_the_guest_has() {
         for ended in [false, true] {
             let (vm, mut parts) = host.spinner();
             let device = Puppet::of(&mut parts);
-            *device.0.fault.lock().unwrap() = Some(fault(false));
+            *device.0.fault.lock().unwrap() = Some(fault());
             device.allow();
             if ended {
                 let first = puppet();
@@ -233,7 +231,7 @@ fn a_device_that_cannot_go_on_ends_the_vm_unless_the_guest_has() {
             let outcome = block_on(vm.wait());
             let expected = match ended {
                 true => Outcome::Exited { code: 9 },
-                false => Outcome::Failed { error: fault(false).error },
+                false => Outcome::Failed { error: fault().error },
             };
             assert_eq!(*outcome, expected);
         }
@@ -245,10 +243,10 @@ fn a_device_that_cannot_start_ends_the_vm_and_the_other_devices() {
     on_both_engines(|host| {
         let (vm, mut parts) = host.create(&idle(), Console::Discard);
         let puppets = [Puppet::of(&mut parts), Puppet::of(&mut parts)];
-        *puppets[1].0.fault.lock().unwrap() = Some(fault(false));
+        *puppets[1].0.fault.lock().unwrap() = Some(fault());
         puppets.iter().for_each(Puppet::allow);
         assert!(host.shard.send(parts).is_ok());
-        assert_eq!(*block_on(vm.wait()), Outcome::Failed { error: fault(false).error });
+        assert_eq!(*block_on(vm.wait()), Outcome::Failed { error: fault().error });
         assert!(puppets.iter().all(|puppet| puppet.asked() == [("stop", true)]));
     });
 }

@@ -10,7 +10,8 @@
 //!    Later causes are ignored.
 //! 5. Once the outcome is decided, every vCPU is asked to stop; nothing restarts one.
 //! 6. When all vCPUs have finished, the devices are stopped: what they have taken from the guest completes. If that
-//!    takes longer than the drain timeout, the outcome is a failure, and guest RAM is never given back.
+//!    takes longer than the drain timeout, the outcome is a failure, and guest RAM that is lent to the
+//!    kernel stays until the kernel has done with it, if ever.
 //! 7. When the devices are stopped, the output is drained, then the outcome is published, and only then
 //!    are descriptors handed to the reaper. Whoever waits for a VM never waits for its closing.
 //!
@@ -81,7 +82,7 @@ pub(crate) struct VmTask {
 impl VmTask {
     /// Lives the VM's life. Returns when its outcome is published and its remains are with the reaper.
     pub(crate) async fn run(self, cx: ShardContext, pumps: Pumps, devices: Devices) {
-        let mut living = Living { vm: self, devices, leak: false };
+        let mut living = Living { vm: self, devices };
         let cause = living.live(&cx).await;
         let outcome = living.conclude(cause);
         let outcome = living.stop_devices(outcome).await;
@@ -100,8 +101,6 @@ impl VmTask {
 struct Living {
     vm: VmTask,
     devices: Devices,
-    /// The kernel may still write guest RAM.
-    leak: bool,
 }
 
 impl Living {
@@ -265,9 +264,6 @@ impl Living {
             }
             Phase::Created | Phase::Running | Phase::Paused => {}
         }
-        if let Cause::Device(fault) = &cause {
-            self.leak |= fault.unrecoverable;
-        }
         self.vm.life.ask_all(Request::Stop);
         Phase::Stopping(cause)
     }
@@ -295,7 +291,6 @@ impl Living {
     /// Stops the devices, in a bounded time. What the guest's requests do is done after this, or the outcome is a failure.
     async fn stop_devices(&mut self, outcome: Outcome) -> Outcome {
         let Err(fault) = self.devices.stop().await else { return outcome };
-        self.leak |= fault.unrecoverable;
         match outcome {
             Outcome::Failed { .. } => outcome,
             _ => Outcome::Failed { error: format!("{}. Before that: {outcome}", fault.error) },
@@ -325,10 +320,6 @@ impl Living {
         debug_assert!(self.vm.life.controls.iter().all(finished), "a vCPU outlives its VM's outcome");
         debug_assert!(self.vm.life.status.outcome.borrow().is_none(), "a VM ends twice");
         debug_assert_eq!(self.devices.activity(), Activity::Stopped, "a device outlives its VM's outcome");
-        if self.leak {
-            // The kernel may still write it, so nobody else may ever have this memory.
-            std::mem::forget(self.vm.machine.ram.clone());
-        }
         let VmTask { life, machine, reaper, corpse, .. } = self.vm;
         let place = reaper.reserve();
         life.end(outcome);
