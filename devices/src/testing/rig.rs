@@ -82,9 +82,12 @@ pub struct Rig {
     bus: Bus,
     log: Arc<GuestLog>,
     pub(super) line: InterruptLine,
-    woken: Arc<(Mutex<u64>, Condvar)>,
+    woken: Arc<Woken>,
     shard: Option<Shard<Run>>,
 }
+
+/// How often vCPUs were told to look again, and where they wait.
+type Woken = (Mutex<u64>, Condvar);
 
 type Run = Box<dyn FnOnce(&ShardContext, &mut Host) + Send>;
 
@@ -132,40 +135,39 @@ impl Rig {
             Some((ram, state)) => (ram, Some(state)),
             None => (Self::memory(), None),
         };
-        let ioapic = Arc::new(Ioapic::new());
-        let line = InterruptLine::new().unwrap();
-        let woken = Arc::new((Mutex::new(0), Condvar::new()));
-        let wake = Arc::clone(&woken);
-        let identity = subject.identity.clone();
-        let spec = VirtioSpec {
-            identity: subject.identity,
-            config: subject.config,
-            device: subject.device,
-            line: ioapic.line(PIN, line.clone()).unwrap(),
-            ram: ram.clone(),
-            limiter,
-            metrics: Arc::clone(&metrics),
-            log: Arc::clone(&log),
-            wake: Box::new(move || {
-                *wake.0.lock().unwrap() += 1;
-                wake.1.notify_all();
-            }),
-            drain_deadline,
-        };
-        program(&ioapic);
-        let (transport, mut seed) = spec.assemble().unwrap();
-        if let Some(state) = state {
-            seed.restore(state).unwrap();
-        }
         let shard_metrics = registry.register_shard(0, engine.as_str());
         let shard = Shard::spawn(ShardConfig::new(0, engine, shard_metrics), |_| Host::default()).unwrap();
-        let start: Run = Box::new(move |cx, host| {
-            host.worker = Some(std::rc::Rc::new(seed.run(cx, &Owner::shard())));
+        let line = InterruptLine::new().unwrap();
+        let place = Place { ram, vm, metrics, log, line, woken: Arc::default(), shard };
+        place.put(subject, limiter, drain_deadline, state)
+    }
+
+    /// Stops the device and puts another of its kind in its place, which has the shard, the memory and the numbers
+    /// that this one had, and no limits.
+    #[must_use]
+    pub fn replace(mut self, subject: Subject, restored: Option<VirtioState>) -> Self {
+        self.with_host(|_, host| {
+            let worker = host.worker.take().and_then(std::rc::Rc::into_inner);
+            async move {
+                if let Some(worker) = worker {
+                    // Why it ended before is its own business.
+                    let _ = worker.stop().await;
+                }
+            }
         });
-        assert!(shard.send(start).is_ok(), "the shard takes commands");
-        let mut bus = Bus::new(BusKind::Mmio);
-        bus.insert(Self::BASE, MmioTransport::LEN, Arc::clone(&transport) as Arc<dyn BusDevice>).unwrap();
-        Self { ram, transport, vm, metrics, identity, bus, log, line, woken, shard: Some(shard) }
+        let shard = self.shard.take().expect("a shard");
+        let Self { ram, vm, metrics, log, line, woken, .. } = &self;
+        let _ = line.take_pending();
+        let place = Place {
+            ram: ram.clone(),
+            vm: Arc::clone(vm),
+            metrics: Arc::clone(metrics),
+            log: Arc::clone(log),
+            line: line.clone(),
+            woken: Arc::clone(woken),
+            shard,
+        };
+        place.put(subject, Limiter::unlimited(), DRAIN_DEADLINE, restored)
     }
 
     /// Whether a device with this rig's memory would take the state, as far as its registers go.
@@ -345,6 +347,60 @@ impl Rig {
         });
         assert!(self.shard.as_ref().expect("a shard").send(run).is_ok(), "the shard takes commands");
         receiver
+    }
+}
+
+/// Where a device is put.
+struct Place {
+    ram: GuestRam,
+    vm: Arc<VmMetrics>,
+    metrics: Arc<DeviceMetrics>,
+    log: Arc<GuestLog>,
+    line: InterruptLine,
+    woken: Arc<Woken>,
+    shard: Shard<Run>,
+}
+
+impl Place {
+    fn put(
+        self,
+        subject: Subject,
+        limiter: Limiter,
+        drain_deadline: Duration,
+        state: Option<VirtioState>,
+    ) -> Rig {
+        let Self { ram, vm, metrics, log, line, woken, shard } = self;
+        let ioapic = Arc::new(Ioapic::new());
+        let wake = Arc::clone(&woken);
+        let identity = subject.identity.clone();
+        let spec = VirtioSpec {
+            identity: subject.identity,
+            config: subject.config,
+            device: subject.device,
+            line: ioapic.line(PIN, line.clone()).unwrap(),
+            ram: ram.clone(),
+            limiter,
+            metrics: Arc::clone(&metrics),
+            log: Arc::clone(&log),
+            wake: Box::new(move || {
+                *wake.0.lock().unwrap() += 1;
+                wake.1.notify_all();
+            }),
+            drain_deadline,
+        };
+        program(&ioapic);
+        let (transport, mut seed) = spec.assemble().unwrap();
+        if let Some(state) = state {
+            seed.restore(state).unwrap();
+        }
+        let start: Run = Box::new(move |cx, host| {
+            host.worker = Some(std::rc::Rc::new(seed.run(cx, &Owner::shard())));
+        });
+        assert!(shard.send(start).is_ok(), "the shard takes commands");
+        let mut bus = Bus::new(BusKind::Mmio);
+        let base = Rig::BASE;
+        bus.insert(base, MmioTransport::LEN, Arc::clone(&transport) as Arc<dyn BusDevice>).unwrap();
+        Rig { ram, transport, vm, metrics, identity, bus, log, line, woken, shard: Some(shard) }
     }
 }
 

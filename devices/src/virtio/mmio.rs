@@ -87,7 +87,9 @@ impl MmioTransport {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<Action, GuestError> {
         let Shared { identity, signals, ram, link, config, .. } = &*self.shared;
         let mut registers = self.shared.registers();
-        if let Some(ticket) = registers.pending.as_ref().filter(|_| !is_immediate(offset)) {
+        // What a worker that is gone has left undone is nobody's turn any more.
+        let in_turn = is_immediate(offset) || link.is_gone();
+        if let Some(ticket) = registers.pending.as_ref().filter(|_| !in_turn) {
             return Ok(wait(link, ticket, Then::Repeat));
         }
         let cx = Context { identity, ram, status: signals.status() };

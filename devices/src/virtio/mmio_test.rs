@@ -85,6 +85,20 @@ fn a_worker_that_has_stopped_keeps_nobody_waiting() {
     assert_ne!(rig.status(), 0, "nothing changes any more");
 }
 
+/// The driver's write came after the suspension, and is never done.
+#[test]
+fn a_write_that_a_stopped_worker_left_undone_holds_up_no_other() {
+    let (rig, release) = rig();
+    release();
+    let _ = rig.bring_up(rig.offered());
+    rig.suspend().unwrap();
+    let left = rig.begin_write(register::STATUS, &[0; 4]);
+    rig.stop().unwrap();
+    assert_eq!(rig.finish_write(&left), Then::Done);
+    assert_eq!(rig.begin_write(register::QUEUE_RESET, &1u32.to_le_bytes()), Action::None);
+    assert_ne!(rig.status(), 0, "nothing changes any more");
+}
+
 #[test]
 fn the_device_sees_writes_to_its_configuration() {
     let (rig, _) = rig();

@@ -9,14 +9,10 @@
 use std::collections::VecDeque;
 
 use libfuzzer_sys::fuzz_target;
-use ringlet_devices::console::{
-    Console, ConsoleOutput, ConsoleParts, ConsoleSize, PipeReader, PipeWriter, pipe,
-};
-use ringlet_devices::testing::{
-    Buffer, Descriptor, DriverQueue, EngineKind, Options, Rig, Subject, wait_until,
-};
+use ringlet_devices::console::{PipeReader, PipeWriter};
+use ringlet_devices::testing::{Buffer, Descriptor, DriverQueue, Rig};
 use ringlet_devices::virtio::spec::register;
-use ringlet_metrics::{DeviceKind, Registry, VmInfo};
+use ringlet_fuzz::{Device, Ends, console, leave, rig, work_until};
 
 /// Descriptors that a script may use of each queue, which is all, so that none is used again.
 const DESCRIPTORS: usize = 64;
@@ -56,22 +52,8 @@ struct Bench {
 
 impl Bench {
     fn new(capacity: usize) -> Self {
-        let (typing, input) = pipe(64);
-        let (stream, reading) = pipe(capacity);
-        let config = Console::config_of(ConsoleSize::default());
-        let vm = Registry::new().register_vm(VmInfo::default());
-        let metrics = vm.register_device("it", DeviceKind::Console);
-        let output = ConsoleOutput::stream(stream);
-        let parts = ConsoleParts { id: "it".into(), config: config.clone(), input, output, metrics };
-        let subject = Subject {
-            identity: Console::identity_of("it"),
-            config,
-            device: Box::new(|_, _| Ok(Box::new(Console::new(parts)))),
-            queue: 1,
-            request: |_, _| Vec::new(),
-            release: None,
-        };
-        let rig = Rig::new(subject, Options::new(EngineKind::Epoll));
+        let (subject, Ends { typing, reading }) = console(capacity);
+        let rig = rig(Device::Console, subject, None);
         let [rx, tx] = rig.bring_up(rig.offered()).try_into().expect("two queues");
         let [printed, read, typed, received] = [const { Vec::new() }; 4];
         let (offered, chains, used, wild) = (VecDeque::new(), 0, [0; 2], false);
@@ -84,7 +66,7 @@ impl Bench {
             0 => self.print(next(), next()),
             1 => self.offer(next(), next()),
             2 => self.type_in(&vec![operation; next().into()]),
-            3 => self.reading.take(&mut self.read),
+            3 => self.take_output(),
             4 => {
                 self.rig.suspend().expect("it stops at once");
                 self.rig.resume().expect("it goes on");
@@ -167,23 +149,37 @@ impl Bench {
         }
     }
 
+    fn take_output(&mut self) {
+        self.reading.take(&mut self.read);
+        self.read.retain(|byte| *byte != EMERGENCY);
+    }
+
     fn finish(mut self) {
-        wait_until("input comes as far as there are buffers", || {
-            self.take_input();
-            self.received.len() == self.typed.len() || self.offered.is_empty()
-        });
+        work_until(
+            &mut self,
+            |bench| &bench.rig,
+            "input comes as far as there are buffers",
+            |bench| {
+                bench.take_input();
+                bench.received.len() == bench.typed.len() || bench.offered.is_empty()
+            },
+        );
         assert!(self.typed.starts_with(&self.received), "input is not what was typed");
         if !self.wild {
-            wait_until("all output comes", || {
-                self.reading.take(&mut self.read);
-                self.read.retain(|byte| *byte != EMERGENCY);
-                self.read.len() >= self.printed.len()
-            });
+            work_until(
+                &mut self,
+                |bench| &bench.rig,
+                "all output comes",
+                |bench| {
+                    bench.take_output();
+                    bench.read.len() >= bench.printed.len()
+                },
+            );
             self.rig.settle();
-            self.reading.take(&mut self.read);
-            self.read.retain(|byte| *byte != EMERGENCY);
+            self.take_output();
             assert!(self.read == self.printed, "output is not what was printed");
         }
         self.rig.stop().expect("it stops, whoever does not read");
+        leave(Device::Console, self.rig);
     }
 }

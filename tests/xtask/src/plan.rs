@@ -15,7 +15,7 @@ const OTHER_WORKSPACES: [&str; 2] = ["examples/guests/Cargo.toml", "tests/fuzz/C
 /// The benchmarks, each run with `--quick`: that they work, not what they say.
 const BENCHES: [&str; 4] = ["boot", "block", "density", "victim"];
 /// Seconds of fuzzing of each target in `ci`.
-const FUZZ_SECONDS: &str = "60";
+const FUZZ_SECONDS: &str = "30";
 
 /// Steps of `check`.
 pub(crate) fn check() -> Vec<Step> {
