@@ -51,7 +51,7 @@ fn check(rules: &Rules, readable: &[u8], writable: u64) {
     match command {
         Command::Read(extent) | Command::Write(extent) => inside(extent),
         Command::Discard(extents) => extents.iter().for_each(inside),
-        Command::WriteZeroes(extents) => extents.iter().for_each(|zero| inside(&zero.extent)),
+        Command::WriteZeroes(zero) => inside(&zero.extent),
         Command::Flush | Command::GetId => {}
     }
 }
