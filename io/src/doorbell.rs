@@ -9,7 +9,8 @@
 //! a tight loop would buy a large part of a core with it. [`RINGS_MEASURED`] wakes that arrived in less than
 //! [`WORTHWHILE`] each, on average, switch the doorbell to polling: it is taken out of the I/O driver, so
 //! a ring wakes nothing, and the eventfd is read every [`POLL_PERIOD`]. [`IDLE_POLLS`] reads in a row that
-//! find nothing switch it back; no ring is lost either way, since the eventfd counts. One request at
+//! find nothing switch it back (and rings that are followed by no work stretch the period, up to
+//! [`LONGEST_PERIOD`]); no ring is lost either way, since the eventfd counts. One request at
 //! a time takes 60 µs or more, so an honest guest at queue depth 1 never gets there.
 
 use std::fmt;
@@ -36,6 +37,8 @@ pub const RINGS_MEASURED: u32 = 32;
 pub const WORTHWHILE: Duration = Duration::from_micros(20);
 /// How often a polled doorbell is looked at; with the hrtimer's lateness 5,000 to 9,000 times a second.
 pub const POLL_PERIOD: Duration = Duration::from_micros(100);
+/// How seldom a polled doorbell is looked at in the end, if it is rung for nothing again and again.
+pub const LONGEST_PERIOD: Duration = Duration::from_millis(1);
 /// Looks in a row without a ring that end polling.
 pub const IDLE_POLLS: u32 = 2;
 
@@ -145,7 +148,7 @@ pub struct DoorbellListener {
 
 enum Mode {
     Woken(Watch, Rate),
-    Polled { next: MonoTime, idle: u32 },
+    Polled { next: MonoTime, period: Duration, idle: u32 },
 }
 
 struct Rate {
@@ -179,13 +182,14 @@ impl DoorbellListener {
                 Mode::Woken(watch, rate) => {
                     let rings = watch.next_count().await?;
                     if rate.too_fast(MonoTime::now()) {
-                        self.mode = Mode::Polled { next: MonoTime::now() + POLL_PERIOD, idle: 0 };
+                        let (next, period) = (MonoTime::now() + POLL_PERIOD, POLL_PERIOD);
+                        self.mode = Mode::Polled { next, period, idle: 0 };
                     }
                     return Ok(rings);
                 }
-                Mode::Polled { next, idle } => {
+                Mode::Polled { next, period, idle } => {
                     self.timer.sleep_until(*next).await;
-                    *next = MonoTime::now() + POLL_PERIOD;
+                    *next = MonoTime::now() + *period;
                     if let Some(rings) = read_count(&self.fd)? {
                         *idle = 0;
                         return Ok(rings);
@@ -196,6 +200,14 @@ impl DoorbellListener {
                     }
                 }
             }
+        }
+    }
+
+    /// Says whether there was anything to do after the last ring. While there is nothing, a polled doorbell is looked at
+    /// half as often each time, down to every [`LONGEST_PERIOD`].
+    pub fn was_worth_it(&mut self, worth_it: bool) {
+        if let Mode::Polled { period, .. } = &mut self.mode {
+            *period = if worth_it { POLL_PERIOD } else { LONGEST_PERIOD.min(*period * 2) };
         }
     }
 

@@ -13,6 +13,7 @@ on_both_engines!(
     a_storm_is_polled_while_something_else_is_waited_for,
     an_honest_pace_is_never_polled,
     a_foreign_eventfd_is_made_non_blocking,
+    sec_02_a_storm_without_work_is_looked_at_ever_less,
 );
 
 fn no_ring_is_lost_between_two_threads(engine: EngineKind) {
@@ -101,13 +102,42 @@ fn a_rate_is_too_fast_below_what_is_worthwhile() {
     }
 }
 
+/// One wake before the rate is judged, and in no time, on a machine of any speed.
+fn about_to_be_polled(listener: &mut DoorbellListener) {
+    let Mode::Woken(_, rate) = &mut listener.mode else { panic!("polled before any ring") };
+    *rate = Rate { wakes: RINGS_MEASURED - 1, since: MonoTime::now() + Duration::from_secs(3600) };
+}
+
+fn sec_02_a_storm_without_work_is_looked_at_ever_less(engine: EngineKind) {
+    let (bell, sender) = Doorbell::pair().unwrap();
+    on_shard(engine, |cx| async move {
+        let mut listener = bell.listen(&cx).unwrap();
+        about_to_be_polled(&mut listener);
+        sender.ring();
+        listener.wait().await.unwrap();
+        for _ in 0..4 {
+            listener.was_worth_it(false);
+        }
+        // The look that was due already, and then one each millisecond.
+        sender.ring();
+        listener.wait().await.unwrap();
+        let start = MonoTime::now();
+        for _ in 0..10 {
+            sender.ring();
+            listener.wait().await.unwrap();
+            listener.was_worth_it(false);
+        }
+        assert!(MonoTime::now().since(start) >= LONGEST_PERIOD * 9);
+        listener.was_worth_it(true);
+        assert!(matches!(listener.mode, Mode::Polled { period: POLL_PERIOD, .. }));
+    });
+}
+
 fn a_storm_is_polled_while_something_else_is_waited_for(engine: EngineKind) {
     let (bell, sender) = Doorbell::pair().unwrap();
     on_shard(engine, |cx| async move {
         let mut listener = bell.listen(&cx).unwrap();
-        // One wake before the rate is judged, and in no time, on a machine of any speed.
-        let Mode::Woken(_, rate) = &mut listener.mode else { panic!("polled before any ring") };
-        *rate = Rate { wakes: RINGS_MEASURED - 1, since: MonoTime::now() + Duration::from_secs(3600) };
+        about_to_be_polled(&mut listener);
         let wakes = Cell::new(0);
         sender.ring();
         let three_wakes = async {
@@ -131,9 +161,7 @@ fn a_storm_is_polled_and_silence_ends_that(engine: EngineKind) {
     let (bell, sender) = Doorbell::pair().unwrap();
     on_shard(engine, |cx| async move {
         let mut listener = bell.listen(&cx).unwrap();
-        // One wake before the rate is judged, and in no time, on a machine of any speed.
-        let Mode::Woken(_, rate) = &mut listener.mode else { panic!("polled before any ring") };
-        *rate = Rate { wakes: RINGS_MEASURED - 1, since: MonoTime::now() + Duration::from_secs(3600) };
+        about_to_be_polled(&mut listener);
         sender.ring();
         assert_eq!(listener.wait().await.unwrap(), 1);
         assert!(listener.is_polled());

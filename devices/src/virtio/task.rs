@@ -201,16 +201,22 @@ impl<H: RequestHandler> Serving<H> {
 
     /// Waits for the next chain and its admission, and consumes it.
     async fn next(&self, doorbell: &mut DoorbellListener) -> Result<Taken<H>, QueueError> {
+        let mut rung = false;
         let chain = loop {
             // Spent before the chain is copied: a look at the ring costs time too.
             self.budget.spend().await;
-            if let Some(chain) = self.queue.borrow_mut().peek()? {
+            let offered = self.queue.borrow_mut().peek()?;
+            if rung {
+                doorbell.was_worth_it(offered.is_some());
+            }
+            if let Some(chain) = offered {
                 break chain;
             }
             if self.queue.borrow_mut().enable_notification()? {
                 continue;
             }
             doorbell.wait().await.map_err(|error| QueueError::Ring(error.to_string()))?;
+            rung = true;
             self.metrics.notifications.inc();
             self.queue.borrow_mut().disable_notification()?;
         };
