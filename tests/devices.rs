@@ -52,6 +52,12 @@ fn disk_file(mib: u64) -> tempfile::NamedTempFile {
     file
 }
 
+fn checksum(path: &std::path::Path) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::hash::Hasher::write(&mut hasher, &std::fs::read(path).unwrap());
+    std::hash::Hasher::finish(&hasher)
+}
+
 /// A guest that writes to its disk, and checks what it reads and at the end everything again.
 fn verifier(drive: Drive, total: &str) -> VmConfig {
     let args = ["--verify", "--mode", "randrw", "--total", total, "--block-size", "16K", "--timeout", "900"];
@@ -177,11 +183,12 @@ on_both_engines! {
         let mut pauses = 0;
         while within(guest.vm.pause()).await.is_ok() {
             pauses += 1;
-            // Nothing is under way: what the file holds does not change any more.
+            // Nothing is under way: neither the guest nor what the file holds changes any more.
             let metrics = guest.vm.metrics();
-            let exits = metrics.exits.total();
+            let (exits, contents) = (metrics.exits.total(), long.is_none().then(|| checksum(file.path())));
             tokio::time::sleep(Duration::from_millis(2)).await;
             assert_eq!(metrics.exits.total(), exits);
+            assert_eq!(long.is_none().then(|| checksum(file.path())), contents);
             within(guest.vm.resume()).await.unwrap();
             let next = if long.is_some() { 100 } else { pauses % 7 };
             tokio::time::sleep(Duration::from_millis(next)).await;

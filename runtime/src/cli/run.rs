@@ -1,12 +1,14 @@
 //! The options of `ringlet run`, and the configuration that they make.
 
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
-use ringlet::{BootProtocol, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, VmConfig};
-use ringlet_metrics::Endpoint;
+use ringlet::{
+    BootProtocol, Drive, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, VmConfig,
+};
+use ringlet_metrics::{Endpoint, Escaped};
 
 use super::CliResult;
 use super::disk::{self, DiskArg};
@@ -222,7 +224,23 @@ impl RunArgs {
             config = config.args(self.args.iter().cloned());
         }
         config.validate()?;
+        self.check_sharing(&config)?;
         Ok(config)
+    }
+
+    /// A file has one writer: many VMs can share it only if none of them writes.
+    fn check_sharing(&self, config: &VmConfig) -> CliResult<()> {
+        let shared = |drive: &&Drive| drive.path_on_host.is_some() && !drive.is_read_only;
+        let Some(drive) = config.drives.iter().find(shared).filter(|_| self.count.get() > 1) else {
+            return Ok(());
+        };
+        let (count, path) = (self.count, drive.path_on_host.as_deref().unwrap_or(Path::new("")));
+        let path = Escaped(&path.to_string_lossy()).to_string();
+        Err(format!(
+            "--count {count}: {count} VMs cannot write one file; add `,readonly` to the disk {path}, or give each VM \
+             a disk of its own with `--disk memory:SIZE`"
+        )
+        .into())
     }
 }
 
