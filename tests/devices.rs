@@ -52,12 +52,6 @@ fn disk_file(mib: u64) -> tempfile::NamedTempFile {
     file
 }
 
-fn checksum(path: &std::path::Path) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    std::hash::Hasher::write(&mut hasher, &std::fs::read(path).unwrap());
-    std::hash::Hasher::finish(&hasher)
-}
-
 /// A guest that writes to its disk, and checks what it reads and at the end everything again.
 fn verifier(drive: Drive, total: &str) -> VmConfig {
     let args = ["--verify", "--mode", "randrw", "--total", total, "--block-size", "16K", "--timeout", "900"];
@@ -147,8 +141,11 @@ on_both_engines! {
         let guest = host.launch_with(&code, small().entropy());
         assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 });
         // 512 are free, and each further one costs a millisecond.
-        assert!(begun.elapsed() >= Duration::from_millis(u64::from(writes) - 512), "{:?}", begun.elapsed());
-        assert!(guest.errors(GuestErrorKind::SlowWriteRate) >= 1);
+        let (spent, least) = (begun.elapsed(), Duration::from_millis(u64::from(writes) - 512));
+        assert!(spent >= least, "{writes} writes in {spent:?}");
+        // A slow machine never brings the guest above the rate.
+        let held_back = guest.errors(GuestErrorKind::SlowWriteRate) > 0;
+        assert!(held_back || spent > 2 * least, "{writes} writes in {spent:?}, none held back");
     }
 
     async fn notifications_do_not_leave_the_guest_not_even_of_a_queue_that_does_not_run(host: Host) {
@@ -185,10 +182,10 @@ on_both_engines! {
             pauses += 1;
             // Nothing is under way: neither the guest nor what the file holds changes any more.
             let metrics = guest.vm.metrics();
-            let (exits, contents) = (metrics.exits.total(), long.is_none().then(|| checksum(file.path())));
+            let (exits, contents) = (metrics.exits.total(), long.is_none().then(|| std::fs::read(&file).unwrap()));
             tokio::time::sleep(Duration::from_millis(2)).await;
             assert_eq!(metrics.exits.total(), exits);
-            assert_eq!(long.is_none().then(|| checksum(file.path())), contents);
+            assert!(contents.is_none_or(|contents| std::fs::read(&file).unwrap() == contents), "the file changed");
             within(guest.vm.resume()).await.unwrap();
             let next = if long.is_some() { 100 } else { pauses % 7 };
             tokio::time::sleep(Duration::from_millis(next)).await;
