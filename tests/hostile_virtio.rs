@@ -10,7 +10,7 @@ use ringlet::{Drive, Outcome, VmConfig};
 use ringlet_metrics::GuestErrorKind;
 
 /// Seeds of both engines together.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 60;
 /// Attackers at a time.
 const AT_ONCE: usize = 3;
 /// Devices of an attacker: three disks, the entropy device and the console.
