@@ -106,7 +106,7 @@ impl Bench {
     }
 
     fn step(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
-        match input.arbitrary::<u8>()? % 12 {
+        match input.arbitrary::<u8>()? % 13 {
             0 | 1 => {
                 let index: u8 = input.arbitrary()?;
                 self.put(self.layout.descriptors() + 16 * u64::from(index), descriptor(input)?);
@@ -126,13 +126,38 @@ impl Bench {
             7 | 8 => self.peek(true),
             9 => self.complete(input.arbitrary()?, input.arbitrary()?),
             10 => self.ask(input.arbitrary()?),
-            _ => self.resume(input.arbitrary()?),
+            11 => self.resume(input.arbitrary()?),
+            _ => self.link(input)?,
         }
         Ok(())
     }
 
     fn put(&self, gpa: u64, descriptor: Descriptor) {
         let _ = self.ram.write(gpa, &descriptor.bytes());
+    }
+
+    /// Links descriptors that follow each other, in the queue's table or in another, and offers the chain.
+    fn link(&self, input: &mut Unstructured<'_>) -> Result<()> {
+        let (count, first, step): (u8, u8, u16) = input.arbitrary()?;
+        let model = descriptor(input)?;
+        let indirect = step & 1 != 0;
+        let table = if indirect { TABLES } else { self.layout.descriptors() };
+        // An indirect chain starts at the start of its table.
+        let from = if indirect { 0 } else { u64::from(first) };
+        for n in 0..=u64::from(count) {
+            let last = n == u64::from(count);
+            let flags = if last { model.flags & !NEXT } else { model.flags | NEXT };
+            let gpa = model.gpa.wrapping_add(n * u64::from(step & !1));
+            let next = (from + n + 1) as u16;
+            self.put(table + 16 * (from + n), Descriptor { gpa, flags, next, ..model });
+        }
+        if indirect {
+            let len = 16 * (u32::from(count) + 1);
+            let pointer = Descriptor { gpa: TABLES, len, flags: INDIRECT, next: 0 };
+            self.put(self.layout.descriptors() + 16 * u64::from(first), pointer);
+        }
+        self.offer(first.into());
+        Ok(())
     }
 
     fn offer(&self, head: u16) {

@@ -38,7 +38,8 @@ struct Bench {
     rx: DriverQueue,
     tx: DriverQueue,
     typing: PipeWriter,
-    reading: PipeReader,
+    /// `None` only while it is read on the shard.
+    reading: Option<PipeReader>,
     printed: Vec<u8>,
     read: Vec<u8>,
     typed: Vec<u8>,
@@ -57,6 +58,7 @@ impl Bench {
         let [rx, tx] = rig.bring_up(rig.offered()).try_into().expect("two queues");
         let [printed, read, typed, received] = [const { Vec::new() }; 4];
         let (offered, chains, used, wild) = (VecDeque::new(), 0, [0; 2], false);
+        let reading = Some(reading);
         Self { rig, rx, tx, typing, reading, printed, read, typed, received, offered, chains, used, wild }
     }
 
@@ -150,8 +152,25 @@ impl Bench {
     }
 
     fn take_output(&mut self) {
-        self.reading.take(&mut self.read);
+        self.reading.as_ref().expect("a reader").take(&mut self.read);
         self.read.retain(|byte| *byte != EMERGENCY);
+    }
+
+    /// Reads on the shard, at once when there is something, what is still to come.
+    fn finish_output(&mut self) {
+        let wanted = self.printed.len();
+        let (mut read, reading) = (std::mem::take(&mut self.read), self.reading.take().expect("a reader"));
+        let (read, reading) = self.rig.on_shard(move |_| async move {
+            while read.len() < wanted {
+                reading.read(&mut read).await;
+                read.retain(|byte| *byte != EMERGENCY);
+            }
+            (read, reading)
+        });
+        (self.read, self.reading) = (read, Some(reading));
+        self.rig.settle();
+        self.take_output();
+        assert!(self.read == self.printed, "output is not what was printed");
     }
 
     fn finish(mut self) {
@@ -166,18 +185,7 @@ impl Bench {
         );
         assert!(self.typed.starts_with(&self.received), "input is not what was typed");
         if !self.wild {
-            work_until(
-                &mut self,
-                |bench| &bench.rig,
-                "all output comes",
-                |bench| {
-                    bench.take_output();
-                    bench.read.len() >= bench.printed.len()
-                },
-            );
-            self.rig.settle();
-            self.take_output();
-            assert!(self.read == self.printed, "output is not what was printed");
+            self.finish_output();
         }
         self.rig.stop().expect("it stops, whoever does not read");
         leave(Device::Console, self.rig);
