@@ -43,7 +43,7 @@ pub(crate) fn ci() -> Vec<Step> {
         Step::new("template", || Run::new("tests/template", &[]).minutes(5).run()),
         Step::new("soak", soak::run),
         Step::new("fuzz", || Run::new("tests/fuzz/run", &[FUZZ_SECONDS]).minutes(20).run()),
-        Step::new("nested", || Run::new("tests/nested/run", &[]).minutes(17).run()),
+        Step::new("nested", || Run::new("tests/nested/run", &[]).minutes(23).run()),
     ]
 }
 
