@@ -160,6 +160,7 @@ fn the_outcome_comes_after_the_devices_have_stopped() {
         block_on(async {
             let mut stop = std::pin::pin!(vm.stop());
             pending(stop.as_mut()).await;
+            puppet.until_asked("stop");
             assert_eq!(vm.state(), VmState::Stopping);
             assert_eq!(puppet.0.vcpu.status(), Status::Finished);
             assert_eq!(puppet.asked(), [("stop", true)]);
@@ -176,10 +177,12 @@ fn a_stop_while_devices_come_to_rest_waits_for_both() {
         block_on(async {
             let mut pause = std::pin::pin!(vm.pause());
             pending(pause.as_mut()).await;
+            puppet.until_asked("suspend");
             vm.request_stop();
             assert!(pause.await.unwrap_err().to_string().contains("has ended"));
             let mut ended = std::pin::pin!(vm.wait());
             pending(ended.as_mut()).await;
+            puppet.until_asked("stop");
             assert_eq!(puppet.asked(), [("suspend", true), ("stop", true)]);
             puppet.allow();
             assert_eq!(*ended.await, Outcome::Stopped);
