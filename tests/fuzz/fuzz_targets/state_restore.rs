@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use ringlet_devices::bus::BusDevice;
 use ringlet_devices::state::{CmosState, IoapicState, SerialState};
 use ringlet_devices::testing::{Buffer, DriverQueue, Rig};
-use ringlet_devices::virtio::spec::{register, status};
+use ringlet_devices::virtio::spec::{feature, register, status};
 use ringlet_devices::virtio::{DeviceState, QueueState, VirtioState, WorkerError};
 use ringlet_devices::{Cmos, Ioapic, Overflow, Serial, SerialOutput};
 use ringlet_fuzz::{Device, Ends, leave, rig, with_left, work_until};
@@ -144,6 +144,7 @@ fn check(device: Device, state: &VirtioState) {
     if with_left(device, |rig| rig.try_restore(device.make().0, state.clone())).is_err() {
         return;
     }
+    with_left(device, |rig| check_possible(state, rig));
     let rig = rig(device, subject, Some(state.clone()));
     // What a restored queue finds: a chain, and another.
     let mut queues = rig.queues();
@@ -168,6 +169,30 @@ fn check(device: Device, state: &VirtioState) {
     }
     assert_eq!(bench.rig.metrics.in_flight.get(), 0);
     leave(device, bench.rig);
+}
+
+/// What is not refused could have been programmed by a driver.
+fn check_possible(state: &VirtioState, rig: &Rig) {
+    let VirtioState { version, device_type, transport, queues, device: _ } = state;
+    assert_eq!((*version, *device_type), (VirtioState::VERSION, rig.identity.device_type));
+    let has = |bit| u32::from(transport.status) & bit != 0;
+    let agreed = has(status::FEATURES_OK);
+    assert!(!agreed || transport.driver_features & !rig.identity.offered() == 0);
+    assert!(!agreed || transport.driver_features & feature::VERSION_1 != 0);
+    assert!(!has(status::DRIVER_OK) || agreed && has(status::DRIVER) && has(status::ACKNOWLEDGE));
+    let sizes = &rig.identity.queue_sizes;
+    assert_eq!((transport.queues.len(), queues.len()), (sizes.len(), sizes.len()));
+    for ((registers, position), max) in transport.queues.iter().zip(queues).zip(sizes) {
+        assert_eq!(position.is_some(), registers.ready && has(status::DRIVER_OK));
+        assert!(!registers.reset || has(status::DRIVER_OK));
+        if registers.ready {
+            let size = u64::from(registers.size);
+            assert!(agreed && size.is_power_of_two() && size <= u64::from(*max));
+            assert!(rig.ram.contains(registers.descriptors, 16 * size));
+            assert!(rig.ram.contains(registers.driver, 6 + 2 * size));
+            assert!(rig.ram.contains(registers.device, 6 + 8 * size));
+        }
+    }
 }
 
 struct Bench {
