@@ -110,8 +110,7 @@ fn operations_fill_the_ring_and_no_more(engine: EngineKind) {
     let done = start(&shard, |cx| async move {
         let reader = RingFile::new(reader);
         let tasks: Vec<_> = (0..100).map(|_| blocked(&cx, &Owner::shard(), &reader)).collect();
-        cx.next_turn().await;
-        cx.next_turn().await;
+        come_to_rest(&cx, || cx.ring().0.files.available_permits() == 0).await;
         let counts = (cx.ring().capacity(), cx.ring().0.files.available_permits(), held(cx.ring()));
         rustix::io::write(&writer, &[0; 100]).unwrap();
         for task in tasks {
@@ -561,6 +560,26 @@ fn blocked(cx: &ShardContext, owner: &Owner, pipe: &RingFile) -> Task<usize> {
     })
 }
 
+/// Until `there` holds, and some turns more, in which too much could happen.
+async fn come_to_rest(cx: &ShardContext, there: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !there() {
+        assert!(started.elapsed() < PATIENCE);
+        cx.next_turn().await;
+    }
+    for _ in 0..16 {
+        cx.next_turn().await;
+    }
+}
+
+/// What one VM may have under way.
+fn share(ring: &Ring) -> usize {
+    match ring.engine() {
+        EngineKind::Uring => ring.capacity() as usize / 2,
+        EngineKind::Epoll => FILE_THREADS_PER_OWNER as usize,
+    }
+}
+
 /// However many operations a VM has that never end, others' go on; on both engines.
 fn sec_02_a_vm_whose_storage_hangs_leaves_room_to_others(engine: EngineKind) {
     let (reader, writer) = pipe_files();
@@ -569,10 +588,9 @@ fn sec_02_a_vm_whose_storage_hangs_leaves_room_to_others(engine: EngineKind) {
         let (ring, capacity) = (cx.ring(), cx.ring().capacity() as usize);
         let (pipe, second) = (ring.file_of(&hanging, reader), tempfile::tempfile().unwrap());
         let tasks: Vec<_> = (0..2 * capacity).map(|_| blocked(&cx, &hanging, &pipe)).collect();
-        cx.next_turn().await;
-        cx.next_turn().await;
-        let share = if engine == EngineKind::Uring { capacity / 2 } else { FILE_THREADS_PER_OWNER as usize };
-        assert_eq!(ring.0.files.available_permits(), capacity - share);
+        let left = capacity - share(ring);
+        come_to_rest(&cx, || ring.0.files.available_permits() <= left).await;
+        assert_eq!(ring.0.files.available_permits(), left);
         let file = ring.file_of(&other, tempfile::tempfile().unwrap());
         for number in 0..100 {
             let (result, _) = ring.write_at(&file, vec![1; 512], number * 512).await;
@@ -603,8 +621,8 @@ fn operations_of_different_owners_take_turns(engine: EngineKind) {
             let pipe = ring.file_of(owner, reader.as_fd().try_clone_to_owned().unwrap());
             tasks.extend((0..ring.capacity()).map(|_| blocked(&cx, owner, &pipe)));
         }
-        cx.next_turn().await;
-        cx.next_turn().await;
+        let left = ring.capacity() as usize - 2 * share(ring);
+        come_to_rest(&cx, || ring.0.files.available_permits() <= left).await;
         let third = Owner::new(vm_metrics());
         let (ring, file) = (ring.clone(), ring.file_of(&third, tempfile::tempfile().unwrap()));
         let late = cx.spawn(&third, async move { ring.write_at(&file, vec![1; 512], 0).await.0.unwrap() });
