@@ -14,7 +14,7 @@ mod executor;
 mod file;
 mod irq;
 mod lease;
-mod limiter;
+pub mod limiter;
 mod nowait;
 mod operation;
 mod owner;

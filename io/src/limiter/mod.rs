@@ -3,10 +3,14 @@
 //! Owns the question (`admit`) and its answer. Never does I/O, and takes nothing for a request that did not
 //! wait to the end: a queue peeks a request, awaits [`Limiter::admit`], and only then consumes it.
 
+mod meter;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
+
+pub use meter::{LimitError, MAX_REFILL_TIME, Meter, MeterState, Taken, TokenBucket};
 
 /// What kind of work a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
