@@ -7,13 +7,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
 use ringlet_io::{Budget, Cost, DoorbellListener, GuestRam, Limiter, ShardContext, Task};
 use ringlet_metrics::{DeviceMetrics, GuestLog};
@@ -25,6 +26,11 @@ use super::interrupt::QueueInterrupt;
 use super::queue::{Queue, QueueError, Token};
 use super::state::QueueState;
 use super::window::{Place, Window};
+
+/// Requests that a queue starts in one turn of the loop. A turn's end is when the kernel is given what was started and
+/// the driver is told of what has completed: with few at a time the driver prepares requests and looks at results while
+/// others are served, with one at a time the turns cost more than they bring (`ringlet bench block`).
+const BATCH: u32 = 6;
 
 /// What a device does with the requests of a queue.
 pub trait RequestHandler: 'static {
@@ -66,6 +72,7 @@ impl QueueTask {
         let (stop, stopped) = oneshot::channel();
         let owner = parts.owner.clone();
         let resumed = state.is_some();
+        let context = cx.clone();
         let task = cx.spawn(&owner, async move {
             let QueueParts {
                 index,
@@ -84,8 +91,19 @@ impl QueueTask {
                 interrupt.used();
             }
             let queue = RefCell::new(queue);
-            let serving =
-                Serving { index, queue, handler, ram, limiter, window, budget, interrupt, metrics, log };
+            let serving = Serving {
+                cx: context,
+                index,
+                queue,
+                handler,
+                ram,
+                limiter,
+                window,
+                budget,
+                interrupt,
+                metrics,
+                log,
+            };
             serving.run(doorbell, stopped).await
         });
         Self { cx: cx.clone(), stop: Some(stop), task: Some(task) }
@@ -129,6 +147,7 @@ struct Taken<H: RequestHandler> {
 
 /// What the task works with.
 struct Serving<H> {
+    cx: ShardContext,
     index: u16,
     queue: RefCell<Queue>,
     handler: Rc<H>,
@@ -144,17 +163,19 @@ struct Serving<H> {
 impl<H: RequestHandler> Serving<H> {
     async fn run(self, doorbell: DoorbellListener, mut stopped: oneshot::Receiver<()>) -> QueueState {
         let jobs = RefCell::new(FuturesUnordered::new());
+        // Never ends: a set whose every member was polled wakes its task again, for nothing if all wait.
+        jobs.borrow_mut().push(Either::Right(pending()));
         let started = Cell::new(0u64);
         let start = |Taken { token, chain, request, place }: Taken<H>| {
             started.set(started.get().wrapping_add(1));
             self.metrics.in_flight.inc();
             let handler = Rc::clone(&self.handler);
             let work = handler.execute(self.ram.clone(), chain, request);
-            jobs.borrow_mut().push(async move {
+            jobs.borrow_mut().push(Either::Left(async move {
                 let written = work.await;
                 drop(place);
                 (token, written)
-            });
+            }));
         };
         let _count = InFlightGuard { metrics: &self.metrics, queue: &self.queue };
         {
@@ -183,18 +204,26 @@ impl<H: RequestHandler> Serving<H> {
         poll_fn(|cx| {
             self.finish(&jobs, cx);
             self.settle();
-            if jobs.borrow().is_empty() { Poll::Ready(()) } else { Poll::Pending }
+            if jobs.borrow().len() == 1 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         self.queue.borrow().state()
     }
 
-    /// Takes chains for as long as the queue is sound.
+    /// Takes chains for as long as the queue is sound, [`BATCH`] of them in a turn.
     async fn intake(&self, mut doorbell: DoorbellListener, start: impl Fn(Taken<H>)) -> QueueError {
+        let (mut turn, mut taken) = (0, 0);
         loop {
             match self.next(&mut doorbell).await {
-                Ok(taken) => start(taken),
+                Ok(request) => start(request),
                 Err(error) => return error,
+            }
+            if turn != self.cx.turn() {
+                (turn, taken) = (self.cx.turn(), 0);
+            }
+            taken += 1;
+            if taken >= BATCH {
+                self.cx.next_turn().await;
             }
         }
     }
