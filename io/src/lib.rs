@@ -35,7 +35,7 @@ pub use engine::{
 pub use file::{BufResult, FILE_THREADS, FILE_THREADS_PER_OWNER, Ring, RingFile, STREAM_THREADS};
 pub use irq::InterruptLine;
 pub use lease::{GuestRange, Lease, LeaseUse, MAX_PIECES};
-pub use limiter::{Cost, CostKind, Gate, Limiter};
+pub use limiter::{Cost, CostKind, Gate, Limiter, LimiterSeed};
 pub use operation::Allocation;
 pub use owner::Owner;
 pub use ram::{Backing, GuestMemory, GuestRam, PAGE_SIZE, RamError, RamRegion};

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ringlet_io::disk::{Disk, DiskSource};
-use ringlet_io::{Cost, EngineKind, Gate, GuestRam, Limiter};
+use ringlet_io::{Cost, EngineKind, Gate, GuestRam, LimiterSeed};
 use ringlet_metrics::{RequestKind, RequestStatus};
 
 use super::test_util::{Op, TestDisk};
@@ -101,11 +101,11 @@ struct Driver {
 
 impl Driver {
     fn new() -> Self {
-        Self::with(Limiter::unlimited(), !0)
+        Self::with(LimiterSeed::unlimited(), !0)
     }
 
     /// A driver that accepts `features` of what is offered.
-    fn with(limiter: Limiter, features: u64) -> Self {
+    fn with(limiter: LimiterSeed, features: u64) -> Self {
         let disk = TestDisk::new(64);
         let rig = Rig::new(subject(disk.clone()), Options { limiter, ..Options::new(EngineKind::Epoll) });
         let queues = rig.bring_up(rig.offered() & features);
@@ -221,7 +221,7 @@ fn a_write_is_durable_at_once_without_flush_or_with_the_cache_turned_off() {
     assert!(write(&mut driver));
     driver.rig.write_bytes(WRITEBACK, &[1]);
     assert!(!write(&mut driver));
-    let mut driver = Driver::with(Limiter::unlimited(), !(1 << 9));
+    let mut driver = Driver::with(LimiterSeed::unlimited(), !(1 << 9));
     assert!(write(&mut driver));
     driver.rig.write_bytes(WRITEBACK, &[1]);
     assert!(write(&mut driver), "a cache that cannot be flushed stays off");
@@ -230,7 +230,7 @@ fn a_write_is_durable_at_once_without_flush_or_with_the_cache_turned_off() {
 #[test]
 fn the_limiter_is_asked_before_a_request_is_taken() {
     let gate = Gate::new();
-    let mut driver = Driver::with(Limiter::gated(gate.clone()), !0);
+    let mut driver = Driver::with(LimiterSeed::gated(gate.clone()), !0);
     driver.send(0, 0, IN, 0, 1024);
     driver.rig.settle();
     assert_eq!((driver.disk.take_log(), driver.rig.metrics.in_flight.get()), (Vec::new(), 0));

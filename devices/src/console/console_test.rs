@@ -1,6 +1,6 @@
 use std::task::{Context, Waker};
 
-use ringlet_io::{Cost, EngineKind, Gate, Limiter};
+use ringlet_io::{Cost, EngineKind, Gate, LimiterSeed};
 use ringlet_metrics::{DeviceKind, GuestErrorKind};
 
 use super::*;
@@ -301,7 +301,7 @@ fn a_buffer_waits_for_input() {
 #[test]
 fn input_that_was_not_admitted_stays_where_it_is() {
     let gate = Gate::new();
-    let limiter = Limiter::gated(gate.clone());
+    let limiter = LimiterSeed::gated(gate.clone());
     let mut bench = bench_with(ConsoleOutput::discard(), Options { limiter, ..options() });
     bench.typed.try_write(b"hello").unwrap();
     bench.offer(&[Buffer::writable(Rig::DATA, 3)]);

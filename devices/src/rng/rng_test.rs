@@ -1,6 +1,6 @@
 use std::cell::Cell;
 
-use ringlet_io::{EngineKind, Gate, Limiter};
+use ringlet_io::{EngineKind, Gate, LimiterSeed};
 
 use super::*;
 use crate::testing::{Buffer, DriverQueue, Options, Rig, Subject};
@@ -39,14 +39,14 @@ fn conforming() -> Subject {
 
 crate::virtio_conformance!(conformance, conforming);
 
-fn rig_with(source: EntropySource, limiter: Limiter) -> (Rig, DriverQueue) {
+fn rig_with(source: EntropySource, limiter: LimiterSeed) -> (Rig, DriverQueue) {
     let rig = Rig::new(subject(source), Options { limiter, ..Options::new(EngineKind::Epoll) });
     let queue = rig.bring_up(feature::VERSION_1).remove(0);
     (rig, queue)
 }
 
 fn rig(source: EntropySource) -> (Rig, DriverQueue) {
-    rig_with(source, Limiter::unlimited())
+    rig_with(source, LimiterSeed::unlimited())
 }
 
 /// Sends one chain and gives the number of bytes that were written.
@@ -147,7 +147,7 @@ fn a_source_that_claims_too_much_is_not_believed() {
 #[test]
 fn a_limiter_holds_requests_back_and_knows_their_size() {
     let gate = Gate::new();
-    let (rig, mut queue) = rig_with(counting(), Limiter::gated(gate.clone()));
+    let (rig, mut queue) = rig_with(counting(), LimiterSeed::gated(gate.clone()));
     rig.send(&mut queue, &[Buffer::writable(Rig::DATA, 1 << 20)]);
     rig.settle();
     rig.suspend().unwrap();

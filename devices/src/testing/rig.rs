@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use ringlet_io::{
-    Backing, EngineKind, GuestRam, InterruptLine, Limiter, Owner, Service, Shard, ShardConfig, ShardContext,
+    Backing, EngineKind, GuestRam, InterruptLine, LimiterSeed, Owner, Service, Shard, ShardConfig,
+    ShardContext,
 };
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, Registry, VmInfo, VmMetrics};
 
@@ -53,7 +54,7 @@ pub struct Options {
     /// The shard's engine.
     pub engine: EngineKind,
     /// What the queues ask.
-    pub limiter: Limiter,
+    pub limiter: LimiterSeed,
     /// How long a drain may take.
     pub drain_deadline: Duration,
     /// Memory of an earlier rig, and the state to go on from.
@@ -63,7 +64,7 @@ pub struct Options {
 impl Options {
     /// No limits, nothing to restore.
     pub fn new(engine: EngineKind) -> Self {
-        Self { engine, limiter: Limiter::unlimited(), drain_deadline: DRAIN_DEADLINE, restored: None }
+        Self { engine, limiter: LimiterSeed::unlimited(), drain_deadline: DRAIN_DEADLINE, restored: None }
     }
 }
 
@@ -167,7 +168,7 @@ impl Rig {
             woken: Arc::clone(woken),
             shard,
         };
-        place.put(subject, Limiter::unlimited(), DRAIN_DEADLINE, restored)
+        place.put(subject, LimiterSeed::unlimited(), DRAIN_DEADLINE, restored)
     }
 
     /// Whether a device with this rig's memory would take the state, as far as its registers go.
@@ -182,7 +183,7 @@ impl Rig {
             device: subject.device,
             line: ioapic.line(PIN, self.line.clone()).unwrap(),
             ram: self.ram.clone(),
-            limiter: Limiter::unlimited(),
+            limiter: LimiterSeed::unlimited(),
             metrics: Arc::clone(&self.metrics),
             log: Arc::clone(&self.log),
             wake: Box::new(|| {}),
@@ -365,7 +366,7 @@ impl Place {
     fn put(
         self,
         subject: Subject,
-        limiter: Limiter,
+        limiter: LimiterSeed,
         drain_deadline: Duration,
         state: Option<VirtioState>,
     ) -> Rig {

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringlet_io::{Doorbell, GuestRam, Limiter, Owner, ShardContext};
+use ringlet_io::{Doorbell, GuestRam, LimiterSeed, Owner, ShardContext};
 use ringlet_metrics::{DeviceMetrics, GuestLog};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -45,7 +45,7 @@ pub struct VirtioSpec {
     /// The VM's memory.
     pub ram: GuestRam,
     /// What its queues ask.
-    pub limiter: Limiter,
+    pub limiter: LimiterSeed,
     /// Its numbers.
     pub metrics: Arc<DeviceMetrics>,
     /// Where the driver's mistakes are told.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use ringlet_io::{Budget, Doorbell, Limiter, Owner, ShardContext};
+use ringlet_io::{Budget, Doorbell, Limiter, LimiterSeed, Owner, ShardContext};
 use ringlet_metrics::{GuestLog, guest_error};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
@@ -42,7 +42,7 @@ pub(super) struct Setup {
     pub(super) shared: Arc<Shared>,
     pub(super) doorbells: Vec<Doorbell>,
     pub(super) commands: UnboundedReceiver<Command>,
-    pub(super) limiter: Limiter,
+    pub(super) limiter: LimiterSeed,
     pub(super) log: Arc<GuestLog>,
     pub(super) drain_deadline: Duration,
     /// Where to go on.
@@ -115,7 +115,7 @@ impl Worker {
             }
         }
         let (cx, owner) = (cx.clone(), owner.clone());
-        let (budget, deferred) = (cx.budget(&owner), VecDeque::new());
+        let (budget, deferred, limiter) = (cx.budget(&owner), VecDeque::new(), limiter.plant(&cx));
         Ok(Self {
             cx,
             owner,

@@ -228,6 +228,9 @@ impl Meter {
 
     /// When so many units more will have come, from the last charge on.
     fn after(&self, missing: u128) -> MonoTime {
+        if missing == 0 {
+            return self.last; // without the division
+        }
         let nanos = missing.div_ceil(u128::from(self.bucket.size));
         self.last + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }

@@ -1,16 +1,31 @@
 //! What a queue asks before it spends anything: the place of a VM's I/O limits.
 //!
+//! ```text
+//!  queue ─► device ─► VM ─┐
+//!  queue ─► device ─► VM ─┴─► charged to all of them at once, as of the instant when the last had the tokens
+//!           └─ Level ─┘
+//! ```
 //! Owns the question (`admit`) and its answer. Never does I/O, and takes nothing for a request that did not
 //! wait to the end: a queue peeks a request, awaits [`Limiter::admit`], and only then consumes it.
 
+mod gate;
+mod level;
+mod limits;
 mod meter;
+mod seed;
+mod stats;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 
-use tokio::sync::Semaphore;
+use crate::clock::MonoTime;
+use crate::timer::Timer;
 
+pub use gate::Gate;
+pub use level::Level;
+pub use limits::{Limits, LimitsState, PerMeter, PerUnit};
 pub use meter::{LimitError, MAX_REFILL_TIME, Meter, MeterState, Taken, TokenBucket};
+pub use seed::LimiterSeed;
+pub use stats::LimiterStats;
 
 /// What kind of work a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,7 +34,7 @@ pub enum CostKind {
     Read,
     /// Data goes to the host: a disk write, a frame that is sent.
     Write,
-    /// No data to speak of: flush, discard, identification.
+    /// No data to speak of: flush, discard, identification. Counts as a write of no bytes.
     Other,
 }
 
@@ -49,7 +64,7 @@ impl Cost {
     }
 }
 
-/// The limits that hold for one device. Clones are the same limits.
+/// The limits that hold for one device. Clones are the same limits; `!Send` (see [`LimiterSeed`]).
 #[derive(Debug, Clone, Default)]
 pub struct Limiter(Rule);
 
@@ -58,6 +73,15 @@ enum Rule {
     #[default]
     Unlimited,
     Gated(Gate),
+    Levels(Rc<Levels>),
+}
+
+/// The levels that a request passes.
+#[derive(Debug)]
+struct Levels {
+    timer: Timer,
+    /// From the device outwards.
+    local: Vec<Level>,
 }
 
 impl Limiter {
@@ -71,71 +95,67 @@ impl Limiter {
         Self(Rule::Gated(gate))
     }
 
+    /// Admits what all of `levels` have tokens for. They are in the order in which a request waits at them: the
+    /// device's first. Levels may be shared with other limiters of the shard; `timer` is the shard's.
+    pub fn levels(timer: &Timer, levels: Vec<Level>) -> Self {
+        Self(Rule::Levels(Rc::new(Levels { timer: timer.clone(), local: levels })))
+    }
+
     /// Waits until a request of this cost may be done, and charges it.
     ///
-    /// Cancel-safe: dropped while it waits, nothing is charged.
+    /// Requests of a kind are admitted in the order of asking, and so are all of them where reads and writes share
+    /// a limit. Cancel-safe: dropped while it waits, nothing is charged.
     pub async fn admit(&self, cost: Cost) {
         match &self.0 {
             Rule::Unlimited => {}
             Rule::Gated(gate) => gate.pass(cost).await,
+            Rule::Levels(levels) => levels.admit(cost).await,
         }
     }
 }
 
-/// A gate that a test opens; shut at first. Clones are the same gate.
-#[derive(Clone)]
-pub struct Gate(Arc<GateInner>);
-
-struct GateInner {
-    /// Requests that may pass; closed when the gate is open for good.
-    places: Semaphore,
-    passed: Mutex<Vec<Cost>>,
-}
-
-impl Gate {
-    /// A gate that lets nothing through.
-    pub fn new() -> Self {
-        Self(Arc::new(GateInner { places: Semaphore::new(0), passed: Mutex::default() }))
-    }
-
-    /// Lets everything through from now on.
-    pub fn open(&self) {
-        self.0.places.close();
-    }
-
-    /// Lets `requests` more through.
-    pub fn let_through(&self, requests: usize) {
-        self.0.places.add_permits(requests);
-    }
-
-    /// How many requests were admitted.
-    pub fn admissions(&self) -> usize {
-        self.costs().len()
-    }
-
-    /// What was admitted, in order.
-    pub fn costs(&self) -> Vec<Cost> {
-        self.0.passed.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    async fn pass(&self, cost: Cost) {
-        // Closed means open for all.
-        if let Ok(place) = self.0.places.acquire().await {
-            place.forget();
+impl Levels {
+    async fn admit(&self, cost: Cost) {
+        let asked = MonoTime::now();
+        if !self.admit_at_once(cost, asked) {
+            self.wait(cost, asked).await;
         }
-        self.0.passed.lock().unwrap_or_else(PoisonError::into_inner).push(cost);
     }
-}
 
-impl Default for Gate {
-    fn default() -> Self {
-        Self::new()
+    fn admit_at_once(&self, cost: Cost, now: MonoTime) -> bool {
+        let free = self.local.iter().all(|level| level.is_free(cost.lane()) && level.due(cost).at <= now);
+        if free {
+            self.commit(cost, now);
+        }
+        free
     }
-}
 
-impl fmt::Debug for Gate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("admissions", &self.admissions()).finish_non_exhaustive()
+    /// Waits at one level after the other, keeping its place at each.
+    async fn wait(&self, cost: Cost, asked: MonoTime) {
+        let mut places = Vec::with_capacity(self.local.len());
+        loop {
+            for (index, level) in self.local.iter().enumerate() {
+                if places.len() <= index {
+                    places.push(level.enter(cost));
+                }
+                if let Some(place) = places.get_mut(index) {
+                    place.ready(&self.timer).await;
+                }
+            }
+            // A limit may have been changed while the request waited at the next one.
+            let due = self.due(cost).max(asked);
+            if due <= MonoTime::now() {
+                return self.commit(cost, due);
+            }
+        }
+    }
+
+    fn due(&self, cost: Cost) -> MonoTime {
+        self.local.iter().map(|level| level.due(cost).at).max().unwrap_or_default()
+    }
+
+    fn commit(&self, cost: Cost, at: MonoTime) {
+        self.local.iter().for_each(|level| level.commit(cost, at));
     }
 }
 

@@ -15,7 +15,7 @@ use ringlet_devices::rng::Rng;
 use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
 use ringlet_devices::{Bus, console};
 use ringlet_io::disk::{DiskFile, DiskOptions, DiskSource};
-use ringlet_io::{GuestRam, Limiter, Owner, ShardContext};
+use ringlet_io::{GuestRam, LimiterSeed, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -121,7 +121,7 @@ impl Virtio {
                 device,
                 line: lines.connect(site.ioapic, slot.pin)?,
                 ram: site.ram.clone(),
-                limiter: Limiter::unlimited(),
+                limiter: LimiterSeed::unlimited(),
                 metrics,
                 log: Arc::clone(site.log),
                 wake: Box::new(site.crew.waker()),

@@ -11,7 +11,7 @@ use ringlet_devices::virtio::{
     VirtioDevice, VirtioSpec,
 };
 use ringlet_devices::{Action, BusDevice};
-use ringlet_io::{InterruptLine, Limiter};
+use ringlet_io::{InterruptLine, LimiterSeed};
 use ringlet_metrics::{DeviceKind, GuestLog};
 
 use crate::assembly::VmParts;
@@ -71,7 +71,7 @@ fn add(parts: &mut VmParts, make: MakeDevice) -> Arc<MmioTransport> {
         device: make,
         line,
         ram: machine.ram.clone(),
-        limiter: Limiter::unlimited(),
+        limiter: LimiterSeed::unlimited(),
         metrics: machine.metrics.register_device("stuck0", DeviceKind::Entropy),
         log: Arc::new(GuestLog::new("vm", Arc::clone(&machine.metrics))),
         wake: Box::new(move || controls.iter().for_each(|vcpu| vcpu.shard_replied())),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringlet_io::{EngineKind, Limiter};
+use ringlet_io::{EngineKind, LimiterSeed};
 
 use super::{Bench, MakeSubject};
 use crate::bus::Then;
@@ -186,7 +186,7 @@ pub fn a_saved_device_goes_on_where_it_was(engine: EngineKind, subject: MakeSubj
     let read: VirtioState = serde_json::from_str(&json).unwrap();
     let restored = Some((bench.rig.ram.clone(), read));
     let next =
-        Bench::with(subject, Options { restored, limiter: Limiter::unlimited(), ..Options::new(engine) });
+        Bench::with(subject, Options { restored, limiter: LimiterSeed::unlimited(), ..Options::new(engine) });
     next.release();
     assert_eq!(next.rig.save().unwrap(), saved);
     assert_eq!(serde_json::to_string(&next.rig.save().unwrap()).unwrap(), json, "the same bytes");

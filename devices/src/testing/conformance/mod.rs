@@ -14,7 +14,7 @@ pub use races::*;
 pub use registers::*;
 pub use rings::*;
 
-use ringlet_io::{EngineKind, Gate, GuestRam, Limiter};
+use ringlet_io::{EngineKind, Gate, GuestRam, LimiterSeed};
 
 use super::driver::{Buffer, DriverQueue};
 use super::rig::{Options, Rig, Subject, wait_until};
@@ -54,7 +54,7 @@ impl Bench {
     /// A device whose requests wait for their admission.
     fn gated(engine: EngineKind, subject: MakeSubject) -> (Self, Gate) {
         let gate = Gate::new();
-        let limiter = Limiter::gated(gate.clone());
+        let limiter = LimiterSeed::gated(gate.clone());
         let bench = Self::with(subject, Options { limiter, ..Options::new(engine) });
         bench.release();
         (bench, gate)

@@ -1,0 +1,43 @@
+//! Limits on their way to the shard that they hold on.
+
+use std::fmt;
+
+use super::{Gate, Limiter};
+use crate::shard::ShardContext;
+
+/// Makes a [`Limiter`], which is `!Send`, on its shard.
+pub struct LimiterSeed(Box<dyn FnOnce(&ShardContext) -> Limiter + Send>);
+
+impl LimiterSeed {
+    /// What `make` gives.
+    pub fn new(make: impl FnOnce(&ShardContext) -> Limiter + Send + 'static) -> Self {
+        Self(Box::new(make))
+    }
+
+    /// No limits.
+    pub fn unlimited() -> Self {
+        Self::new(|_| Limiter::unlimited())
+    }
+
+    /// What `gate` lets through. For tests.
+    pub fn gated(gate: Gate) -> Self {
+        Self::new(|_| Limiter::gated(gate))
+    }
+
+    /// Makes the limiter.
+    pub fn plant(self, cx: &ShardContext) -> Limiter {
+        (self.0)(cx)
+    }
+}
+
+impl Default for LimiterSeed {
+    fn default() -> Self {
+        Self::unlimited()
+    }
+}
+
+impl fmt::Debug for LimiterSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimiterSeed").finish_non_exhaustive()
+    }
+}
