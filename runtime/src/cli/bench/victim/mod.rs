@@ -114,6 +114,7 @@ impl Victim<'_> {
                 }
             };
             settle(self.runtime);
+            self.placement.close_beside_storm()?;
             round.push((turn.contender, result));
             if round.len() == seen.len() {
                 let alone = finish(&mut seen, &round, turn.warm_up);

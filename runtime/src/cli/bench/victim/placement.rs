@@ -5,9 +5,13 @@
 //! CPU of their own, and the event loop and the victim are kept off it, also when the victim is alone.
 
 use std::fmt;
+use std::fs;
 use std::io;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+
+/// The thread that closes ended VMs. It begins with the first of them, wherever that ends.
+const REAPER: &str = "ringlet-reaper";
 
 /// A CPU for each; the same one for several if there are not enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,12 +52,31 @@ impl Placement {
     pub(super) fn beside_storm<T: Send>(self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
         on(self.storm, f)
     }
+
+    /// Moves the closing of ended VMs, most of which are storms, to the storms' CPU. After the first VM has ended.
+    pub(super) fn close_beside_storm(self) -> io::Result<()> {
+        for thread in fs::read_dir("/proc/self/task")? {
+            let thread = thread?;
+            // A thread may end while we look.
+            let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+            let number = thread.file_name().to_str().and_then(|number| number.parse().ok());
+            if name.trim_end() == REAPER
+                && let Some(number) = number.and_then(Pid::from_raw)
+            {
+                return Ok(sched_setaffinity(Some(number), &only(self.storm))?);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no thread {REAPER}")))
+    }
 }
 
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { shard, victim, storm } = self;
-        write!(f, "the event loop on CPU {shard}, the victim's vCPU on {victim}, storms' vCPUs on {storm}")?;
+        write!(
+            f,
+            "the event loop on CPU {shard}, the victim's vCPU on {victim}, storms and the closing of VMs on {storm}"
+        )?;
         if storm == victim {
             f.write_str(": with one CPU, storms take their part of the victim's time")?;
         }
@@ -61,12 +84,16 @@ impl fmt::Display for Placement {
     }
 }
 
+fn only(cpu: usize) -> CpuSet {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    set
+}
+
 /// A thread that is pinned before `f` runs; its end is waited for.
 fn on<T: Send>(cpu: usize, f: impl FnOnce() -> T + Send) -> io::Result<T> {
     let pinned = move || {
-        let mut set = CpuSet::new();
-        set.set(cpu);
-        sched_setaffinity(None, &set)?;
+        sched_setaffinity(None, &only(cpu))?;
         Ok(f())
     };
     let joined = std::thread::scope(|scope| scope.spawn(pinned).join());
