@@ -1,6 +1,6 @@
-//! The metric families: names, help texts, and the step from our numbers to Prometheus samples.
+//! The step from our numbers to Prometheus samples of the families in `table.rs`.
 //!
-//! Owns: the table of families. This is the only file that builds `prometheus` protos, and it runs only
+//! This is the only file that builds `prometheus` protos, and it runs only
 //! when somebody scrapes. Never: changes a number.
 
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ use crate::device::DeviceMetrics;
 use crate::families::{ShardMetrics, VmMetrics};
 use crate::labels::{DeviceKind, RequestKind, RequestStatus};
 use crate::registry::State;
+use crate::table::*;
 
 const NANOS_PER_SECOND: f64 = 1e9;
 
@@ -22,206 +23,6 @@ pub(crate) struct Families {
     state: Arc<State>,
     descs: Vec<Desc>,
 }
-
-/// A family as exposed: `(name, help, labels)`.
-struct Spec {
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-    kind: MetricType,
-}
-
-const fn spec(
-    name: &'static str,
-    kind: MetricType,
-    labels: &'static [&'static str],
-    help: &'static str,
-) -> Spec {
-    Spec { name, help, labels, kind }
-}
-
-use MetricType::{COUNTER, GAUGE, HISTOGRAM};
-
-const BUILD_INFO: Spec = spec("ringlet_build_info", GAUGE, &["version"], "Version of Ringlet; always 1.");
-const VMS: Spec = spec("ringlet_vms", GAUGE, &["state"], "Live VMs by state.");
-const VMS_CREATED: Spec = spec("ringlet_vms_created_total", COUNTER, &[], "VMs created.");
-const VMS_ENDED: Spec = spec("ringlet_vms_ended_total", COUNTER, &["outcome"], "VMs ended, by outcome.");
-const BOOT_PHASE: Spec = spec(
-    "ringlet_boot_phase_seconds",
-    HISTOGRAM,
-    &["phase"],
-    "Duration of each phase of a VM's start: load and create by themselves, first_exit and ready since start.",
-);
-const REAPER_BACKLOG: Spec = spec(
-    "ringlet_reaper_backlog",
-    GAUGE,
-    &[],
-    "Ended VMs whose descriptors wait to be closed when that is cheap.",
-);
-const VM_INFO: Spec = spec(
-    "ringlet_vm_info",
-    GAUGE,
-    &["vm", "name", "image", "tenant"],
-    "What a VM is, to be joined on the label vm; always 1.",
-);
-const VCPU_EXITS: Spec =
-    spec("ringlet_vcpu_exits_total", COUNTER, &["vm", "kind"], "Exits from guest to host, by kind.");
-const VCPU_CPU: Spec = spec(
-    "ringlet_vcpu_cpu_seconds_total",
-    COUNTER,
-    &["vm", "vcpu"],
-    "CPU time of the thread that runs a vCPU, in guest and host.",
-);
-const GUEST_ERRORS: Spec =
-    spec("ringlet_guest_errors_total", COUNTER, &["vm", "kind"], "Invalid accesses by a guest, by kind.");
-const SERIAL_SENT: Spec = spec(
-    "ringlet_serial_sent_bytes_total",
-    COUNTER,
-    &["vm"],
-    "Bytes that a guest wrote to its serial port and that were handed on.",
-);
-const SERIAL_RECEIVED: Spec = spec(
-    "ringlet_serial_received_bytes_total",
-    COUNTER,
-    &["vm"],
-    "Bytes that a guest read from its serial port.",
-);
-const SERIAL_DROPPED: Spec = spec(
-    "ringlet_serial_dropped_bytes_total",
-    COUNTER,
-    &["vm"],
-    "Serial bytes lost because their reader was too slow.",
-);
-const VM_BUSY: Spec = spec(
-    "ringlet_vm_event_loop_busy_seconds_total",
-    COUNTER,
-    &["vm"],
-    "Event-loop time spent on the devices of a VM.",
-);
-const SHARD_BUSY: Spec = spec(
-    "ringlet_event_loop_busy_seconds_total",
-    COUNTER,
-    &["shard"],
-    "Time that an event loop worked rather than waited.",
-);
-const QUEUE_DELAY: Spec = spec(
-    "ringlet_event_loop_queue_delay_seconds",
-    HISTOGRAM,
-    &["shard"],
-    "Time that work was ready and waited for its event loop.",
-);
-const IO_ENGINE: Spec =
-    spec("ringlet_io_engine_info", GAUGE, &["shard", "engine"], "I/O engine of an event loop; always 1.");
-const DEVICE_INFO: Spec = spec(
-    "ringlet_device_info",
-    GAUGE,
-    &["vm", "device", "kind"],
-    "What a device is, to be joined on the labels vm and device; always 1.",
-);
-const DEVICE_REQUESTS: Spec = spec(
-    "ringlet_device_requests_total",
-    COUNTER,
-    &["vm", "device", "kind", "status"],
-    "Requests that a device completed, by kind and status.",
-);
-const DEVICE_BYTES: Spec = spec(
-    "ringlet_device_bytes_total",
-    COUNTER,
-    &["vm", "device", "kind"],
-    "Bytes moved by the requests of a device, by kind.",
-);
-const DEVICE_LATENCY: Spec = spec(
-    "ringlet_device_request_seconds",
-    HISTOGRAM,
-    &["vm", "device", "kind"],
-    "Time from a request's leaving its queue to its completion, by kind.",
-);
-const DEVICE_IN_FLIGHT: Spec = spec(
-    "ringlet_device_in_flight_requests",
-    GAUGE,
-    DEVICE,
-    "Requests taken from a queue and not completed yet.",
-);
-const DEVICE_NOTIFICATIONS: Spec = spec(
-    "ringlet_device_notifications_total",
-    COUNTER,
-    DEVICE,
-    "Notifications by the driver that reached a queue.",
-);
-const DEVICE_STRAY: Spec = spec(
-    "ringlet_device_stray_notifications_total",
-    COUNTER,
-    DEVICE,
-    "Notifications for a queue that does not exist or is not ready.",
-);
-const DEVICE_INTERRUPTS: Spec =
-    spec("ringlet_device_interrupts_total", COUNTER, DEVICE, "Interrupts sent to the driver.");
-const DEVICE_SUPPRESSED: Spec = spec(
-    "ringlet_device_interrupts_suppressed_total",
-    COUNTER,
-    DEVICE,
-    "Interrupts that were due and that the driver had asked not to get.",
-);
-const DEVICE_BOUNCES: Spec = spec(
-    "ringlet_device_bounce_copies_total",
-    COUNTER,
-    DEVICE,
-    "Requests whose data was copied through a buffer of the host, because alignment forced it.",
-);
-const DEVICE_DROPPED: Spec = spec(
-    "ringlet_device_dropped_bytes_total",
-    COUNTER,
-    DEVICE,
-    "Console bytes lost because their reader was too slow.",
-);
-const DEVICE_RESETS: Spec = spec(
-    "ringlet_device_queue_resets_total",
-    COUNTER,
-    DEVICE,
-    "Queues stopped at the driver's request, by a reset of the queue or of the device.",
-);
-const DEVICE_BROKEN: Spec = spec(
-    "ringlet_device_broken_queues_total",
-    COUNTER,
-    DEVICE,
-    "Queues that stopped for good because of what the driver wrote into them.",
-);
-
-/// Labels of the families with one sample a device.
-const DEVICE: &[&str] = &["vm", "device"];
-
-const ALL: [&Spec; 30] = [
-    &BUILD_INFO,
-    &VMS,
-    &VMS_CREATED,
-    &VMS_ENDED,
-    &BOOT_PHASE,
-    &REAPER_BACKLOG,
-    &VM_INFO,
-    &VCPU_EXITS,
-    &VCPU_CPU,
-    &GUEST_ERRORS,
-    &SERIAL_SENT,
-    &SERIAL_RECEIVED,
-    &SERIAL_DROPPED,
-    &VM_BUSY,
-    &SHARD_BUSY,
-    &QUEUE_DELAY,
-    &IO_ENGINE,
-    &DEVICE_INFO,
-    &DEVICE_REQUESTS,
-    &DEVICE_BYTES,
-    &DEVICE_LATENCY,
-    &DEVICE_IN_FLIGHT,
-    &DEVICE_NOTIFICATIONS,
-    &DEVICE_STRAY,
-    &DEVICE_INTERRUPTS,
-    &DEVICE_SUPPRESSED,
-    &DEVICE_BOUNCES,
-    &DEVICE_DROPPED,
-    &DEVICE_RESETS,
-    &DEVICE_BROKEN,
-];
 
 impl Families {
     pub(crate) fn new(state: Arc<State>) -> Result<Self, prometheus::Error> {
@@ -287,6 +88,14 @@ impl Families {
                 vec![spec.sample(&[vm.id()], vm.serial_dropped_bytes.get() as f64)]
             }),
             each(&VM_BUSY, |spec, vm| vec![spec.sample(&[vm.id()], seconds(vm.shard_busy_nanos.get()))]),
+            each(&CPU_PERIODS, |spec, vm| vec![spec.sample(&[vm.id()], vm.cpu_periods.get() as f64)]),
+            each(&CPU_THROTTLED_PERIODS, |spec, vm| {
+                vec![spec.sample(&[vm.id()], vm.cpu_throttled_periods.get() as f64)]
+            }),
+            each(&CPU_THROTTLED, |spec, vm| {
+                vec![spec.sample(&[vm.id()], seconds(vm.cpu_throttled_nanos.get()))]
+            }),
+            each(&CPU_OVERRUN, |spec, vm| vec![spec.sample(&[vm.id()], seconds(vm.cpu_overrun_nanos.get()))]),
         ]
     }
 
@@ -379,7 +188,7 @@ impl Spec {
     fn sample(&self, values: &[&str], value: f64) -> Metric {
         let mut metric = self.labelled(values);
         match self.kind {
-            COUNTER => {
+            MetricType::COUNTER => {
                 let mut counter = proto::Counter::default();
                 counter.set_value(value);
                 metric.set_counter(counter);

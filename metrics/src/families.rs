@@ -70,6 +70,14 @@ pub struct VmMetrics {
     pub serial_dropped_bytes: Counter,
     /// Event-loop time spent for this VM, in nanoseconds.
     pub shard_busy_nanos: Counter,
+    /// Periods of the VM's CPU limit that have passed while it was active.
+    pub cpu_periods: Counter,
+    /// Those in which it was throttled.
+    pub cpu_throttled_periods: Counter,
+    /// Time for which it was throttled, in nanoseconds.
+    pub cpu_throttled_nanos: Counter,
+    /// CPU time that it used beyond its quota and that was taken off later periods, in nanoseconds.
+    pub cpu_overrun_nanos: Counter,
     pub(crate) labels: VmLabels,
     clocks: Mutex<Vec<VcpuClock>>,
     /// By order of registration.
@@ -106,6 +114,10 @@ impl VmMetrics {
             serial_received_bytes: Counter::new(),
             serial_dropped_bytes: Counter::new(),
             shard_busy_nanos: Counter::new(),
+            cpu_periods: Counter::new(),
+            cpu_throttled_periods: Counter::new(),
+            cpu_throttled_nanos: Counter::new(),
+            cpu_overrun_nanos: Counter::new(),
             labels: info.into(),
             clocks: Mutex::default(),
             devices: Mutex::default(),

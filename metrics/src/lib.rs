@@ -34,6 +34,7 @@ mod families;
 mod guest_log;
 mod labels;
 mod registry;
+mod table;
 mod throttle;
 
 pub use counter::{

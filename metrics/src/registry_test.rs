@@ -59,6 +59,10 @@ fn every_number_reaches_its_series_in_base_units() {
     vm.serial_received_bytes.add(12);
     vm.serial_dropped_bytes.add(13);
     vm.shard_busy_nanos.add(1_500_000_000);
+    vm.cpu_periods.add(9);
+    vm.cpu_throttled_periods.add(4);
+    vm.cpu_throttled_nanos.add(250_000_000);
+    vm.cpu_overrun_nanos.add(125_000_000);
     vm.freeze_vcpu_clock(1, 250_000_000);
     shard.busy_nanos.add_duration(Duration::from_millis(2500));
     shard.queue_delay.observe(Duration::from_micros(5));
@@ -72,6 +76,10 @@ fn every_number_reaches_its_series_in_base_units() {
         (r#"ringlet_vcpu_exits_total{vm="v",kind="pio_write"}"#, 5.0),
         (r#"ringlet_guest_errors_total{vm="v",kind="unknown_mmio"}"#, 1.0),
         (r#"ringlet_serial_sent_bytes_total{vm="v"}"#, 11.0),
+        (r#"ringlet_vm_cpu_periods_total{vm="v"}"#, 9.0),
+        (r#"ringlet_vm_cpu_throttled_periods_total{vm="v"}"#, 4.0),
+        (r#"ringlet_vm_cpu_throttled_seconds_total{vm="v"}"#, 0.25),
+        (r#"ringlet_vm_cpu_overrun_seconds_total{vm="v"}"#, 0.125),
         (r#"ringlet_serial_received_bytes_total{vm="v"}"#, 12.0),
         (r#"ringlet_serial_dropped_bytes_total{vm="v"}"#, 13.0),
         (r#"ringlet_vm_event_loop_busy_seconds_total{vm="v"}"#, 1.5),
@@ -180,8 +188,8 @@ fn a_thousand_vms_have_all_their_series_and_no_other() {
     let vms: Vec<_> = (0..VMS).map(|n| registry.register_vm(info(&format!("vm-{n}")))).collect();
     vms.iter().for_each(|vm| vm.freeze_vcpu_clock(0, 1));
     let text = registry.encode();
-    // Info, one vCPU, three serial counters, event-loop time.
-    let per_vm = ExitKind::ALL.len() + GuestErrorKind::ALL.len() + 6;
+    // Info, one vCPU, three serial counters, event-loop time, four of the CPU limit.
+    let per_vm = ExitKind::ALL.len() + GuestErrorKind::ALL.len() + 10;
     assert_eq!(text.lines().filter(|line| line.contains(r#"{vm=""#)).count(), VMS * per_vm);
     let mut series: Vec<_> = text
         .lines()

@@ -1,0 +1,233 @@
+//! The table of metric families: their names, labels and help texts.
+
+use prometheus::proto::MetricType;
+
+/// A family as exposed: `(name, help, labels)`.
+pub(crate) struct Spec {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) kind: MetricType,
+}
+
+const fn spec(
+    name: &'static str,
+    kind: MetricType,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Spec {
+    Spec { name, help, labels, kind }
+}
+
+use MetricType::{COUNTER, GAUGE, HISTOGRAM};
+
+pub(crate) const BUILD_INFO: Spec =
+    spec("ringlet_build_info", GAUGE, &["version"], "Version of Ringlet; always 1.");
+pub(crate) const VMS: Spec = spec("ringlet_vms", GAUGE, &["state"], "Live VMs by state.");
+pub(crate) const VMS_CREATED: Spec = spec("ringlet_vms_created_total", COUNTER, &[], "VMs created.");
+pub(crate) const VMS_ENDED: Spec =
+    spec("ringlet_vms_ended_total", COUNTER, &["outcome"], "VMs ended, by outcome.");
+pub(crate) const BOOT_PHASE: Spec = spec(
+    "ringlet_boot_phase_seconds",
+    HISTOGRAM,
+    &["phase"],
+    "Duration of each phase of a VM's start: load and create by themselves, first_exit and ready since start.",
+);
+pub(crate) const REAPER_BACKLOG: Spec = spec(
+    "ringlet_reaper_backlog",
+    GAUGE,
+    &[],
+    "Ended VMs whose descriptors wait to be closed when that is cheap.",
+);
+pub(crate) const VM_INFO: Spec = spec(
+    "ringlet_vm_info",
+    GAUGE,
+    &["vm", "name", "image", "tenant"],
+    "What a VM is, to be joined on the label vm; always 1.",
+);
+pub(crate) const VCPU_EXITS: Spec =
+    spec("ringlet_vcpu_exits_total", COUNTER, &["vm", "kind"], "Exits from guest to host, by kind.");
+pub(crate) const VCPU_CPU: Spec = spec(
+    "ringlet_vcpu_cpu_seconds_total",
+    COUNTER,
+    &["vm", "vcpu"],
+    "CPU time of the thread that runs a vCPU, in guest and host.",
+);
+pub(crate) const GUEST_ERRORS: Spec =
+    spec("ringlet_guest_errors_total", COUNTER, &["vm", "kind"], "Invalid accesses by a guest, by kind.");
+pub(crate) const SERIAL_SENT: Spec = spec(
+    "ringlet_serial_sent_bytes_total",
+    COUNTER,
+    &["vm"],
+    "Bytes that a guest wrote to its serial port and that were handed on.",
+);
+pub(crate) const SERIAL_RECEIVED: Spec = spec(
+    "ringlet_serial_received_bytes_total",
+    COUNTER,
+    &["vm"],
+    "Bytes that a guest read from its serial port.",
+);
+pub(crate) const SERIAL_DROPPED: Spec = spec(
+    "ringlet_serial_dropped_bytes_total",
+    COUNTER,
+    &["vm"],
+    "Serial bytes lost because their reader was too slow.",
+);
+pub(crate) const VM_BUSY: Spec = spec(
+    "ringlet_vm_event_loop_busy_seconds_total",
+    COUNTER,
+    &["vm"],
+    "Event-loop time spent on the devices of a VM.",
+);
+pub(crate) const CPU_PERIODS: Spec = spec(
+    "ringlet_vm_cpu_periods_total",
+    COUNTER,
+    &["vm"],
+    "Periods of the CPU limit that have passed, but those without use (nr_periods of cgroup v2).",
+);
+pub(crate) const CPU_THROTTLED_PERIODS: Spec = spec(
+    "ringlet_vm_cpu_throttled_periods_total",
+    COUNTER,
+    &["vm"],
+    "Periods in which the VM had used up its CPU limit (nr_throttled of cgroup v2).",
+);
+pub(crate) const CPU_THROTTLED: Spec = spec(
+    "ringlet_vm_cpu_throttled_seconds_total",
+    COUNTER,
+    &["vm"],
+    "Time for which the VM was kept from running by its CPU limit (throttled_usec of cgroup v2).",
+);
+pub(crate) const CPU_OVERRUN: Spec = spec(
+    "ringlet_vm_cpu_overrun_seconds_total",
+    COUNTER,
+    &["vm"],
+    "CPU time used beyond the limit of a period, and taken off those after it.",
+);
+pub(crate) const SHARD_BUSY: Spec = spec(
+    "ringlet_event_loop_busy_seconds_total",
+    COUNTER,
+    &["shard"],
+    "Time that an event loop worked rather than waited.",
+);
+pub(crate) const QUEUE_DELAY: Spec = spec(
+    "ringlet_event_loop_queue_delay_seconds",
+    HISTOGRAM,
+    &["shard"],
+    "Time that work was ready and waited for its event loop.",
+);
+pub(crate) const IO_ENGINE: Spec =
+    spec("ringlet_io_engine_info", GAUGE, &["shard", "engine"], "I/O engine of an event loop; always 1.");
+pub(crate) const DEVICE_INFO: Spec = spec(
+    "ringlet_device_info",
+    GAUGE,
+    &["vm", "device", "kind"],
+    "What a device is, to be joined on the labels vm and device; always 1.",
+);
+pub(crate) const DEVICE_REQUESTS: Spec = spec(
+    "ringlet_device_requests_total",
+    COUNTER,
+    &["vm", "device", "kind", "status"],
+    "Requests that a device completed, by kind and status.",
+);
+pub(crate) const DEVICE_BYTES: Spec = spec(
+    "ringlet_device_bytes_total",
+    COUNTER,
+    &["vm", "device", "kind"],
+    "Bytes moved by the requests of a device, by kind.",
+);
+pub(crate) const DEVICE_LATENCY: Spec = spec(
+    "ringlet_device_request_seconds",
+    HISTOGRAM,
+    &["vm", "device", "kind"],
+    "Time from a request's leaving its queue to its completion, by kind.",
+);
+pub(crate) const DEVICE_IN_FLIGHT: Spec = spec(
+    "ringlet_device_in_flight_requests",
+    GAUGE,
+    DEVICE,
+    "Requests taken from a queue and not completed yet.",
+);
+pub(crate) const DEVICE_NOTIFICATIONS: Spec = spec(
+    "ringlet_device_notifications_total",
+    COUNTER,
+    DEVICE,
+    "Notifications by the driver that reached a queue.",
+);
+pub(crate) const DEVICE_STRAY: Spec = spec(
+    "ringlet_device_stray_notifications_total",
+    COUNTER,
+    DEVICE,
+    "Notifications for a queue that does not exist or is not ready.",
+);
+pub(crate) const DEVICE_INTERRUPTS: Spec =
+    spec("ringlet_device_interrupts_total", COUNTER, DEVICE, "Interrupts sent to the driver.");
+pub(crate) const DEVICE_SUPPRESSED: Spec = spec(
+    "ringlet_device_interrupts_suppressed_total",
+    COUNTER,
+    DEVICE,
+    "Interrupts that were due and that the driver had asked not to get.",
+);
+pub(crate) const DEVICE_BOUNCES: Spec = spec(
+    "ringlet_device_bounce_copies_total",
+    COUNTER,
+    DEVICE,
+    "Requests whose data was copied through a buffer of the host, because alignment forced it.",
+);
+pub(crate) const DEVICE_DROPPED: Spec = spec(
+    "ringlet_device_dropped_bytes_total",
+    COUNTER,
+    DEVICE,
+    "Console bytes lost because their reader was too slow.",
+);
+pub(crate) const DEVICE_RESETS: Spec = spec(
+    "ringlet_device_queue_resets_total",
+    COUNTER,
+    DEVICE,
+    "Queues stopped at the driver's request, by a reset of the queue or of the device.",
+);
+pub(crate) const DEVICE_BROKEN: Spec = spec(
+    "ringlet_device_broken_queues_total",
+    COUNTER,
+    DEVICE,
+    "Queues that stopped for good because of what the driver wrote into them.",
+);
+
+/// Labels of the families with one sample a device.
+pub(crate) const DEVICE: &[&str] = &["vm", "device"];
+
+pub(crate) const ALL: [&Spec; 34] = [
+    &BUILD_INFO,
+    &VMS,
+    &VMS_CREATED,
+    &VMS_ENDED,
+    &BOOT_PHASE,
+    &REAPER_BACKLOG,
+    &VM_INFO,
+    &VCPU_EXITS,
+    &VCPU_CPU,
+    &GUEST_ERRORS,
+    &SERIAL_SENT,
+    &SERIAL_RECEIVED,
+    &SERIAL_DROPPED,
+    &VM_BUSY,
+    &CPU_PERIODS,
+    &CPU_THROTTLED_PERIODS,
+    &CPU_THROTTLED,
+    &CPU_OVERRUN,
+    &SHARD_BUSY,
+    &QUEUE_DELAY,
+    &IO_ENGINE,
+    &DEVICE_INFO,
+    &DEVICE_REQUESTS,
+    &DEVICE_BYTES,
+    &DEVICE_LATENCY,
+    &DEVICE_IN_FLIGHT,
+    &DEVICE_NOTIFICATIONS,
+    &DEVICE_STRAY,
+    &DEVICE_INTERRUPTS,
+    &DEVICE_SUPPRESSED,
+    &DEVICE_BOUNCES,
+    &DEVICE_DROPPED,
+    &DEVICE_RESETS,
+    &DEVICE_BROKEN,
+];
