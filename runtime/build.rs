@@ -14,9 +14,10 @@ use std::process::Command;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The images, as `runtime/src/images.rs` lists them.
-const IMAGES: [&str; 13] = [
+const IMAGES: [&str; 14] = [
     "alloc",
     "blkbench",
+    "burst",
     "echo",
     "exit",
     "fault",

@@ -28,6 +28,7 @@ macro_rules! bundled {
 pub static IMAGES: &[BundledImage] = &[
     bundled!("alloc", "touches all of its memory, verifies it, prints how much it was"),
     bundled!("blkbench", "measures a virtio disk, or with --verify checks what it stores"),
+    bundled!("burst", "computes and sleeps in turn on all vCPUs, for the microseconds of its arguments"),
     bundled!("echo", "sends back lines from the virtio console, and tells its size"),
     bundled!("exit", "exits with the code that is its argument"),
     bundled!("fault", "ends in the way that its argument names; list: the ways"),
