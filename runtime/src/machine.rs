@@ -11,6 +11,7 @@ use ringlet_devices::output::SerialOutput;
 use ringlet_io::GuestRam;
 use ringlet_metrics::{BootPhase, GuestLog, Registry, VmMetrics};
 
+use crate::cpu::CpuLimiter;
 use crate::kvm::routing::Routing;
 use crate::meter::Meter;
 
@@ -34,6 +35,7 @@ pub(crate) struct Machine {
     pub(crate) metrics: Arc<VmMetrics>,
     pub(crate) phases: Arc<Phases>,
     pub(crate) slow_writes: SlowWrites,
+    pub(crate) cpu: CpuLimiter,
 }
 
 /// What the guest's writes of slow registers may cost the shard.

@@ -7,7 +7,7 @@ use ringlet_devices::virtio::HostEvent;
 use ringlet_metrics::{VmMetrics, VmState};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::CONSOLE_ID;
+use crate::config::{CONSOLE_ID, LimitsConfig};
 use crate::console::ConsoleInput;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Reply, VmCommand};
@@ -135,6 +135,14 @@ impl Vm {
     /// Lets a paused VM run again. Resuming a running VM does nothing.
     pub async fn resume(&self) -> Result<()> {
         self.command("be resumed", VmCommand::Resume).await
+    }
+
+    /// Changes what the VM may use of the host, in any state before its end; what `limits` leaves out is not limited any
+    /// more. Returns when the new limits hold. An error, and no change, if a value is out of range, or takes a privilege
+    /// that this process does not have: a larger `cpu.weight` than the present one does.
+    pub async fn set_limits(&self, limits: LimitsConfig) -> Result<()> {
+        limits.validate()?;
+        self.command("be limited", |reply| VmCommand::SetLimits(limits, reply)).await
     }
 
     /// Asks the VM to stop, from any state, and returns at once. The outcome is [`Outcome::Stopped`] unless the

@@ -126,6 +126,7 @@ impl Plan<'_> {
             metrics: Arc::clone(metrics),
             phases: Arc::new(Phases::new(self.runtime.registry.clone())),
             slow_writes: SlowWrites::default(),
+            cpu: crew.cpu_limiter(self.config, metrics),
         };
         let wiring = Wiring { serial, output_bell, input_bell, irqs };
         Ok(Board { machine: Arc::new(machine), wiring, devices })

@@ -15,11 +15,12 @@ use kvm_ioctls::VcpuFd;
 use ringlet_boot::{BootRequest, Image, Initrd, VcpuInit, layout};
 use ringlet_devices::ioapic;
 use ringlet_io::{Backing, GuestRam};
-use ringlet_metrics::{BootPhase, VmInfo};
+use ringlet_metrics::{BootPhase, VmInfo, VmMetrics};
 use tokio::sync::{Notify, mpsc};
 
 use crate::config::{HugePages, VmConfig};
 use crate::console::{Console, ConsoleParts};
+use crate::cpu::{self, CpuLimiter};
 use crate::devices::WorkerSeed;
 use crate::error::{Error, Result};
 use crate::kvm::vm::{IOAPIC_PINS, VmFds};
@@ -128,6 +129,11 @@ impl Crew {
         Self { controls: (0..vcpus).map(control).collect(), changed }
     }
 
+    /// What holds the vCPUs to the limits of their VM.
+    fn cpu_limiter(&self, config: &VmConfig, metrics: &Arc<VmMetrics>) -> CpuLimiter {
+        CpuLimiter::new(self.controls.clone(), Arc::clone(metrics), config.ringlet.limits.cpu)
+    }
+
     /// What lets vCPUs that wait for their shard look again.
     fn waker(&self) -> impl Fn() + Clone + Send + Sync + 'static {
         let controls: Arc<[_]> = self.controls.clone().into();
@@ -146,6 +152,7 @@ impl<'a> Plan<'a> {
                 format!("{vcpus} is more than this host's KVM allows ({most})"),
             ));
         }
+        cpu::check_weight(&config.ringlet.limits.cpu)?;
         let image = match resources.image {
             Some(image) => image,
             None => runtime.open_image(&config.boot_source.kernel_image_path)?,

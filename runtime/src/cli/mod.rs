@@ -3,6 +3,7 @@
 mod allocator;
 mod bench;
 mod disk;
+mod limit;
 mod log;
 mod metrics_server;
 mod report;

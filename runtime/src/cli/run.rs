@@ -12,6 +12,7 @@ use ringlet_metrics::{Endpoint, Escaped};
 
 use super::CliResult;
 use super::disk::{self, DiskArg};
+use super::limit::{self, LimitArg};
 use super::log::LogLevel;
 use super::size;
 
@@ -48,6 +49,14 @@ pub(super) struct RunArgs {
     /// written and reads as zeroes.
     #[arg(long = "disk", value_name = "SOURCE[,OPTION]…", value_parser = disk::parse)]
     disks: Vec<DiskArg>,
+
+    /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N
+    ///
+    /// cpu.max=50ms/100ms is half a CPU, for all vCPUs and devices together; PERIOD is 100ms if absent, 1ms to 1s.
+    /// cpu.weight is the share of CPUs that others want too, 1 to 10000, 100 if absent; more than that takes a privilege.
+    /// `max` takes away what the configuration file limits. With --count, each VM has these limits for itself.
+    #[arg(long = "limit", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = limit::parse)]
+    limits: Vec<LimitArg>,
 
     /// Give the VM a source of random numbers (virtio-rng)
     #[arg(long)]
@@ -213,6 +222,7 @@ impl RunArgs {
         if self.huge_pages {
             config = config.huge_pages(HugePages::TwoM);
         }
+        limit::add(&mut config.ringlet.limits, &self.limits);
         disk::add(&mut config, &self.disks);
         if self.rng {
             config = config.entropy();

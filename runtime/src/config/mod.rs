@@ -5,6 +5,7 @@
 //! missing.
 
 mod devices;
+mod limits;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,10 @@ pub(crate) use devices::{CONSOLE_ID, ENTROPY_ID};
 pub use devices::{
     CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, Entropy, MAX_DEVICES, MAX_DRIVE_ID,
     MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, MIN_QUEUE_SIZE, Volatile,
+};
+pub use limits::{
+    CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US,
+    MAX_CPU_WEIGHT, MIN_CPU_PERIOD_US,
 };
 
 /// Smallest guest RAM in MiB: an image is loaded from 1 MiB up, and has to have room.
@@ -124,6 +129,9 @@ pub struct Extras {
     /// [`MAX_DRAIN_TIMEOUT_MS`]; 5,000 if absent. What takes longer is cancelled, and the VM cannot go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_timeout_ms: Option<u64>,
+    /// What the VM may use of the host.
+    #[serde(default, skip_serializing_if = "LimitsConfig::is_default")]
+    pub limits: LimitsConfig,
 }
 
 /// How an image is entered.
@@ -313,6 +321,13 @@ impl VmConfig {
         self
     }
 
+    /// What the VM may use of the host.
+    #[must_use]
+    pub fn limits(mut self, limits: LimitsConfig) -> Self {
+        self.ringlet.limits = limits;
+        self
+    }
+
     /// The time that the devices have to complete what is under way.
     pub(crate) fn drain_limit(&self) -> Duration {
         self.ringlet.drain_timeout_ms.map_or(DEFAULT_DRAIN_TIMEOUT, Duration::from_millis)
@@ -340,6 +355,7 @@ impl VmConfig {
             let range = format!("{limit} is not in 1..={MAX_DRAIN_TIMEOUT_MS}");
             return Err(Error::config("drain_timeout_ms", range));
         }
+        self.ringlet.limits.validate()?;
         self.ringlet.name.as_deref().map_or(Ok(()), validate_name)?;
         devices::validate(self)
     }

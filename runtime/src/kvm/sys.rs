@@ -1,7 +1,7 @@
 //! The few KVM operations that the safe wrappers do not offer.
 //!
-//! Owns every `unsafe` block of this crate: reading the `kvm_run` unions, registering memory slots,
-//! `KVM_SET_SIGNAL_MASK`, and signals to threads. Decides nothing.
+//! Owns the `unsafe` blocks around KVM: reading the `kvm_run` unions, registering memory slots, `KVM_SET_SIGNAL_MASK`,
+//! signals to threads, their CPU clocks and the timers that kick them. Decides nothing.
 #![expect(unsafe_code, reason = "KVM's mapped structures, raw ioctls and signal masks have no safe wrapper")]
 
 use std::io;
@@ -172,6 +172,94 @@ impl KickTarget for Thread {
         let sent =
             kick_signals().into_iter().any(|signal| unsafe { libc::pthread_kill(self.0, signal) } == 0);
         debug_assert!(sent, "a signal below SIGRTMIN can always be sent to a live thread");
+    }
+}
+
+/// The clock of a thread's CPU time, readable by every thread of the process.
+#[derive(Debug)]
+pub(crate) struct ThreadClock {
+    clock: libc::clockid_t,
+    thread: libc::pid_t,
+}
+
+impl ThreadClock {
+    /// That of the calling thread.
+    pub(crate) fn of_this_thread() -> io::Result<Self> {
+        let mut clock = 0;
+        // SAFETY: the calling thread exists, and `clock` is written before the call returns.
+        let error = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        Ok(Self { clock, thread: rustix::thread::gettid().as_raw_nonzero().get() })
+    }
+
+    /// Nanoseconds that the thread has run; `None` once it has ended.
+    pub(crate) fn nanos(&self) -> Option<u64> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for the call, which refuses a clock that is gone.
+        if unsafe { libc::clock_gettime(self.clock, &raw mut time) } != 0 {
+            return None;
+        }
+        let seconds = u64::try_from(time.tv_sec).ok()?;
+        seconds.checked_mul(1_000_000_000)?.checked_add(u64::try_from(time.tv_nsec).ok()?)
+    }
+}
+
+/// A timer that kicks a vCPU thread out of the guest, as [`Thread::kick`] does. Its signal takes its place in the user's
+/// signal queue when it is made, so that it can always be sent.
+#[derive(Debug)]
+pub(crate) struct ThreadTimer(libc::timer_t);
+
+// SAFETY: a `timer_t` is the kernel's number of a timer of this process, and every thread may use it.
+unsafe impl Send for ThreadTimer {}
+
+impl ThreadTimer {
+    /// Of the thread's CPU time.
+    pub(crate) fn cpu(thread: &ThreadClock) -> io::Result<Self> {
+        Self::new(thread.clock, thread.thread)
+    }
+
+    /// Of real time.
+    pub(crate) fn real(thread: &ThreadClock) -> io::Result<Self> {
+        Self::new(libc::CLOCK_MONOTONIC, thread.thread)
+    }
+
+    fn new(clock: libc::clockid_t, thread: libc::pid_t) -> io::Result<Self> {
+        // SAFETY: all fields are integers or a pointer that nobody follows, for which zero is a value.
+        let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = kick_signals()[0];
+        event.sigev_notify_thread_id = thread;
+        let mut timer = MaybeUninit::uninit();
+        // SAFETY: `event` is initialised, and `timer` is written if the call succeeds. The signal is blocked on that
+        // thread but inside `KVM_RUN`, so no handler is needed.
+        unsafe {
+            match libc::timer_create(clock, &raw mut event, timer.as_mut_ptr()) {
+                0 => Ok(Self(timer.assume_init())),
+                _ => Err(io::Error::last_os_error()),
+            }
+        }
+    }
+
+    /// Fires once after `nanos` of its clock; 0: not at all.
+    pub(crate) fn set(&self, nanos: u64) {
+        let tv_sec = i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX);
+        let tv_nsec = i64::try_from(nanos % 1_000_000_000).unwrap_or(0);
+        let once = libc::itimerspec {
+            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: libc::timespec { tv_sec, tv_nsec },
+        };
+        // SAFETY: the timer exists until it is dropped, `once` is valid for the call, and the old value is not asked for.
+        let result = unsafe { libc::timer_settime(self.0, 0, &raw const once, std::ptr::null_mut()) };
+        debug_assert_eq!(result, 0, "a timer of a live thread can always be set");
+    }
+}
+
+impl Drop for ThreadTimer {
+    fn drop(&mut self) {
+        // SAFETY: made by `timer_create`, and deleted once.
+        unsafe { libc::timer_delete(self.0) };
     }
 }
 

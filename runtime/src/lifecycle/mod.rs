@@ -30,6 +30,7 @@ use ringlet_io::ShardContext;
 use ringlet_metrics::VmState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::config::LimitsConfig;
 use crate::devices::{Activity, Devices, Fault};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -49,6 +50,8 @@ pub(crate) enum VmCommand {
     Start(Reply),
     Pause(Reply),
     Resume(Reply),
+    /// New limits, which are valid.
+    SetLimits(LimitsConfig, Reply),
     /// Something that one of the devices is to know.
     Notice {
         device: String,
@@ -154,6 +157,10 @@ impl Living {
             Event::Command(VmCommand::Start(reply)) => self.start(phase, reply),
             Event::Command(VmCommand::Pause(reply)) => self.pause(phase, reply),
             Event::Command(VmCommand::Resume(reply)) => self.resume(phase, reply),
+            Event::Command(VmCommand::SetLimits(limits, reply)) => {
+                let _ = reply.send(self.vm.machine.cpu.set(limits.cpu));
+                phase
+            }
             Event::Command(VmCommand::Notice { device, event, reply }) => {
                 self.notice(&device, event, reply);
                 phase
@@ -352,6 +359,7 @@ async fn stop_asked(commands: &mut mpsc::UnboundedReceiver<VmCommand>) {
             VmCommand::Start(reply) => (Some(reply), "start"),
             VmCommand::Pause(reply) => (Some(reply), "be paused"),
             VmCommand::Resume(reply) => (Some(reply), "be resumed"),
+            VmCommand::SetLimits(_, reply) => (Some(reply), "be limited"),
             VmCommand::Notice { reply, .. } => (reply, "look at its disk"),
         };
         let Some(reply) = reply else { continue };

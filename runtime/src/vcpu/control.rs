@@ -37,6 +37,9 @@ pub(crate) enum Status {
     Paused,
     /// Parked until the shard has room or time for it. Counts as paused and as stoppable.
     WaitingForShard,
+    /// Parked until its VM may use CPU time again, every access of the guest complete. Counts as paused and as
+    /// stoppable.
+    Throttled,
     /// The thread will not enter the guest again.
     Finished,
 }
@@ -98,6 +101,14 @@ impl<T: KickTarget, E> Control<T, E> {
         self.kick(&inner);
     }
 
+    /// Brings a running vCPU out of the guest, and lets a throttled one look again, without asking anything of it: what
+    /// it will find was stored before.
+    pub(crate) fn nudge(&self) {
+        let inner = self.lock();
+        self.wake.notify_all();
+        self.kick(&inner);
+    }
+
     /// Lets a waiting vCPU look again whether the shard has done what it waits for.
     pub(crate) fn shard_replied(&self) {
         let _inner = self.lock();
@@ -112,7 +123,7 @@ impl<T: KickTarget, E> Control<T, E> {
     pub(crate) fn is_parked(&self) -> bool {
         let inner = self.lock();
         match inner.status {
-            Status::Paused | Status::WaitingForShard => inner.request != Request::Run,
+            Status::Paused | Status::WaitingForShard | Status::Throttled => inner.request != Request::Run,
             Status::Finished => true,
             Status::Running => false,
         }
@@ -159,24 +170,13 @@ impl<T: KickTarget, E> Control<T, E> {
 
     /// Parks until `deadline`, as a vCPU that waits for its shard.
     pub(crate) fn wait_until(&self, deadline: Instant) -> Flow {
-        let mut inner = self.lock();
-        self.set_status(&mut inner, Status::WaitingForShard);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match inner.request {
-                Request::Stop => return Flow::Stop,
-                Request::Run if left.is_zero() => break,
-                Request::Run => {
-                    inner = match self.wake.wait_timeout(inner, left) {
-                        Ok((inner, _)) => inner,
-                        Err(poisoned) => poisoned.into_inner().0,
-                    };
-                }
-                Request::Pause => inner = self.sleep(inner),
-            }
-        }
-        self.set_status(&mut inner, Status::Running);
-        Flow::Run
+        self.wait_timed(Status::WaitingForShard, || (deadline > Instant::now()).then_some(deadline))
+    }
+
+    /// Parks for as long as `until` (looked at again after every [`Self::nudge`]) names a moment that has not come yet,
+    /// and then for as long as the host wants the vCPU paused. [`Flow::Stop`] if it is to stop instead.
+    pub(crate) fn throttle(&self, until: impl Fn() -> Option<Instant>) -> Flow {
+        self.wait_timed(Status::Throttled, until)
     }
 
     /// The thread leaves and must not be kicked any more.
@@ -195,6 +195,28 @@ impl<T: KickTarget, E> Control<T, E> {
                 Request::Stop => return Flow::Stop,
                 Request::Run if ready() => break,
                 _ => inner = self.sleep(inner),
+            }
+        }
+        self.set_status(&mut inner, Status::Running);
+        Flow::Run
+    }
+
+    /// As [`Self::wait`], until a moment that `until` names.
+    fn wait_timed(&self, status: Status, until: impl Fn() -> Option<Instant>) -> Flow {
+        let mut inner = self.lock();
+        self.set_status(&mut inner, status);
+        loop {
+            match (inner.request, until()) {
+                (Request::Stop, _) => return Flow::Stop,
+                (Request::Run, None) => break,
+                (Request::Run, Some(at)) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    inner = match self.wake.wait_timeout(inner, left) {
+                        Ok((inner, _)) => inner,
+                        Err(poisoned) => poisoned.into_inner().0,
+                    };
+                }
+                (Request::Pause, _) => inner = self.sleep(inner),
             }
         }
         self.set_status(&mut inner, Status::Running);

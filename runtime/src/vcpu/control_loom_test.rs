@@ -298,3 +298,100 @@ fn a_stop_ends_the_wait_for_a_shard_that_never_replies() {
         assert_eq!(vcpu.control.status(), Status::Finished);
     });
 }
+
+/// A VM whose CPU time may be used up, with one vCPU.
+#[derive(Clone)]
+struct Limited {
+    vcpu: Model,
+    used_up: Arc<AtomicBool>,
+}
+
+impl Limited {
+    fn new() -> Self {
+        Self { vcpu: Model::new(), used_up: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Another vCPU finds that nothing is left, or the limit is changed.
+    fn set_used_up(&self, used_up: bool) {
+        self.used_up.store(used_up, Ordering::SeqCst);
+        self.vcpu.control.nudge();
+    }
+
+    /// What `CpuLimiter::obtain` does.
+    fn obtain(&self) -> Flow {
+        let never = std::time::Instant::now() + std::time::Duration::from_secs(3600);
+        let until = || self.used_up.load(Ordering::SeqCst).then_some(never);
+        while until().is_some() {
+            if self.vcpu.control.throttle(until) == Flow::Stop {
+                return Flow::Stop;
+            }
+        }
+        Flow::Run
+    }
+
+    /// What `Vcpu::run` does with a limit.
+    fn serve(&self, guest: impl Fn()) {
+        let Model { control, signal, .. } = &self.vcpu;
+        control.arrive(signal.clone());
+        let mut next = control.park();
+        if next == Flow::Run {
+            next = self.obtain();
+        }
+        while next != Flow::Stop {
+            let flow = control.poll();
+            if flow == Flow::Stop {
+                break;
+            }
+            // With `immediate_exit`, KVM_RUN returns at once.
+            if flow == Flow::Run && !self.used_up.load(Ordering::SeqCst) {
+                guest();
+                signal.pending.wait();
+            }
+            control.kick_arrived(|| signal.pending.clear());
+            next = if flow == Flow::Pause { control.park() } else { self.obtain() };
+        }
+        self.vcpu.leave(0);
+    }
+
+    fn spawn(&self, guest: impl Fn() + 'static) -> thread::JoinHandle<()> {
+        let limited = self.clone();
+        thread::spawn(move || limited.serve(guest))
+    }
+}
+
+#[test]
+fn a_vcpu_without_cpu_time_comes_out_and_goes_on_when_there_is_some() {
+    large_model(|| {
+        let vm = Limited::new();
+        vm.vcpu.control.ask(Request::Run);
+        let thread = vm.spawn(|| ());
+        vm.set_used_up(true);
+        vm.vcpu.until(|control| control.status() == Status::Throttled);
+        vm.set_used_up(false);
+        vm.vcpu.until(|control| control.status() == Status::Running);
+        vm.vcpu.control.ask(Request::Stop);
+        thread.join().unwrap();
+        assert_eq!(vm.vcpu.control.status(), Status::Finished);
+    });
+}
+
+#[test]
+fn a_vcpu_without_cpu_time_can_be_paused_and_stopped() {
+    large_model(|| {
+        let vm = Limited::new();
+        let at_rest = Arc::new(AtomicBool::new(false));
+        vm.vcpu.control.ask(Request::Run);
+        let resting = Arc::clone(&at_rest);
+        let thread =
+            vm.spawn(move || assert!(!resting.load(Ordering::SeqCst), "the guest ran while it was paused"));
+        let other = vm.clone();
+        let other = thread::spawn(move || other.set_used_up(true));
+        vm.vcpu.control.ask(Request::Pause);
+        vm.vcpu.until(|control| control.is_parked());
+        at_rest.store(true, Ordering::SeqCst);
+        other.join().unwrap();
+        vm.vcpu.control.ask(Request::Stop);
+        thread.join().unwrap();
+        assert_eq!(vm.vcpu.control.status(), Status::Finished);
+    });
+}

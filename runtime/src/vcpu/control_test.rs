@@ -276,3 +276,38 @@ fn a_thousand_kicks_reach_a_vcpu_that_runs() {
     vcpu.control.ask(Request::Stop);
     thread.join().unwrap();
 }
+
+#[test]
+fn a_throttled_vcpu_waits_until_there_is_time_again() {
+    let vcpu = Vcpu::running();
+    let until = Arc::new(std::sync::Mutex::new(Some(Instant::now() + NEVER)));
+    let looked = Arc::clone(&until);
+    let waiting = vcpu.on_thread(move |control| control.throttle(|| *looked.lock().unwrap()));
+    vcpu.until(Status::Throttled);
+    assert!(!vcpu.control.is_parked(), "it is asked to run");
+    vcpu.control.ask(Request::Pause);
+    assert!(vcpu.control.is_parked());
+    *until.lock().unwrap() = None;
+    vcpu.control.nudge();
+    assert_eq!(vcpu.control.status(), Status::Throttled, "it is still paused");
+    vcpu.control.ask(Request::Run);
+    assert_eq!(waiting.join().unwrap(), Flow::Run);
+    assert_eq!(vcpu.kicks.count(), 0, "it was not in the guest");
+}
+
+#[test]
+fn a_throttled_vcpu_can_be_stopped() {
+    let vcpu = Vcpu::running();
+    let waiting = vcpu.on_thread(|control| control.throttle(|| Some(Instant::now() + NEVER)));
+    vcpu.until(Status::Throttled);
+    vcpu.control.ask(Request::Stop);
+    assert_eq!(waiting.join().unwrap(), Flow::Stop);
+}
+
+#[test]
+fn a_nudge_kicks_a_running_vcpu_and_asks_nothing_of_it() {
+    let vcpu = Vcpu::running();
+    vcpu.control.nudge();
+    vcpu.control.nudge();
+    assert_eq!((vcpu.kicks.count(), vcpu.control.poll()), (1, Flow::Run));
+}

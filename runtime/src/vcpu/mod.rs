@@ -87,6 +87,7 @@ fn thread_main(seed: VcpuSeed) {
 fn serve(seed: VcpuSeed) -> (VcpuEnd, Vcpu) {
     let ready = Thread::enter_vcpu(&seed.fd)
         .map_err(Error::io("preparing a vCPU thread's signals"))
+        .and_then(|thread| seed.machine.cpu.join(seed.index).map(|()| thread))
         .and_then(|thread| setup::prepare(&seed).map(|prepared| prepared.then_some(thread)));
     let clock = CpuClock::start(&seed);
     let VcpuSeed { index, fd, machine, control, .. } = seed;
@@ -120,6 +121,7 @@ impl CpuClock {
 
 impl Drop for CpuClock {
     fn drop(&mut self) {
+        self.machine.cpu.leave(self.index);
         // The same time, without a file.
         let time = clock_gettime(ClockId::ThreadCPUTime);
         let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
@@ -162,7 +164,8 @@ enum Step {
 impl Vcpu {
     /// Serves the vCPU until it ends (`Some`) or is told to stop (`None`).
     fn run(&mut self) -> Option<Outcome> {
-        if self.seat.control.park() == Flow::Stop {
+        let Seat { index, machine, control } = &self.seat;
+        if control.park() == Flow::Stop || machine.cpu.obtain(*index) == Flow::Stop {
             return None;
         }
         loop {
@@ -170,13 +173,20 @@ impl Vcpu {
             if flow == Flow::Stop {
                 return None;
             }
-            // While pausing, KVM_RUN only completes the access in progress (KVM API, section 5, immediate_exit).
-            self.fd.set_kvm_immediate_exit(u8::from(flow == Flow::Pause));
+            // While pausing, and without CPU time, KVM_RUN only completes the access in progress (KVM API, section 5,
+            // immediate_exit).
+            let held = flow == Flow::Pause || self.seat.machine.cpu.is_throttled();
+            self.fd.set_kvm_immediate_exit(u8::from(held));
             match self.enter() {
                 Step::Again => {}
                 Step::Interrupted => {
                     self.seat.control.kick_arrived(Thread::eat_kick);
-                    if flow == Flow::Pause && self.seat.control.park() == Flow::Stop {
+                    let seat = &self.seat;
+                    let next = match flow {
+                        Flow::Pause => seat.control.park(),
+                        Flow::Run | Flow::Stop => seat.machine.cpu.obtain(seat.index),
+                    };
+                    if next == Flow::Stop {
                         return None;
                     }
                 }

@@ -1,0 +1,149 @@
+//! Limits of what a VM may use, in cgroup v2's words.
+
+use serde::{Deserialize, Serialize};
+
+use super::MAX_VCPUS;
+use crate::cpu::DEFAULT_CPU_WEIGHT;
+use crate::error::{Error, Result};
+
+/// Shortest period of `cpu.max` in microseconds, and smallest quota, as in the kernel.
+pub const MIN_CPU_PERIOD_US: u64 = 1_000;
+/// Longest period of `cpu.max` in microseconds, as in the kernel.
+pub const MAX_CPU_PERIOD_US: u64 = 1_000_000;
+/// The period of a quota that comes without one, in microseconds, as in the kernel.
+pub const DEFAULT_CPU_PERIOD_US: u64 = 100_000;
+/// Largest `cpu.weight`; the smallest is 1.
+pub const MAX_CPU_WEIGHT: u32 = 10_000;
+/// Largest quota of `cpu.max` in microseconds: every vCPU that a VM can have, for the longest period.
+pub const MAX_CPU_QUOTA_US: u64 = MAX_CPU_PERIOD_US * MAX_VCPUS as u64;
+
+/// What a VM may use of the host. What is left out is not limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// CPU time.
+    #[serde(skip_serializing_if = "CpuLimits::is_default")]
+    pub cpu: CpuLimits,
+    /// All disks together.
+    #[serde(skip_serializing_if = "DiskLimits::is_default")]
+    pub disk: DiskLimits,
+}
+
+/// Limits of CPU time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CpuLimits {
+    /// Most CPU time of all vCPUs and devices together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<CpuMax>,
+    /// Share of CPUs that others want too: 1 to [`MAX_CPU_WEIGHT`]; [`DEFAULT_CPU_WEIGHT`] if absent. It is given to the
+    /// vCPU threads as a nice value; to go above the present one takes a privilege.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+/// `cpu.max`: so much CPU time in each period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuMax {
+    /// CPU time in microseconds, [`MIN_CPU_PERIOD_US`] to [`MAX_CPU_QUOTA_US`]; more than the period is more than one
+    /// CPU.
+    pub quota_us: u64,
+    /// In so much time, in microseconds: [`MIN_CPU_PERIOD_US`] to [`MAX_CPU_PERIOD_US`]; [`DEFAULT_CPU_PERIOD_US`] if
+    /// absent.
+    #[serde(default = "default_period")]
+    pub period_us: u64,
+}
+
+/// Limits of all disks of a VM together, for each second. Understood, but refused as long as nothing enforces them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskLimits {
+    /// Bytes read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rbps: Option<u64>,
+    /// Bytes written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wbps: Option<u64>,
+    /// Reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub riops: Option<u64>,
+    /// Writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wiops: Option<u64>,
+    /// Bytes read and written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps: Option<u64>,
+    /// Reads and writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops: Option<u64>,
+}
+
+const fn default_period() -> u64 {
+    DEFAULT_CPU_PERIOD_US
+}
+
+impl LimitsConfig {
+    /// Nothing is limited.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// At most `quota_us` microseconds of CPU time in each `period_us` microseconds.
+    #[must_use]
+    pub fn cpu_max(mut self, quota_us: u64, period_us: u64) -> Self {
+        self.cpu.max = Some(CpuMax { quota_us, period_us });
+        self
+    }
+
+    /// The share of CPUs that others want too.
+    #[must_use]
+    pub fn cpu_weight(mut self, weight: u32) -> Self {
+        self.cpu.weight = Some(weight);
+        self
+    }
+
+    /// Checks every range.
+    pub fn validate(&self) -> Result<()> {
+        if !self.disk.is_default() {
+            return Err(Error::config(
+                "disk",
+                "limits of disks are understood, but not enforced yet: leave them out",
+            ));
+        }
+        self.cpu.validate()
+    }
+}
+
+impl CpuLimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The weight, or the one of a VM that does not say.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight.unwrap_or(DEFAULT_CPU_WEIGHT)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let check = |field, value: u64, least: u64, most: u64| {
+            let range = || Error::config(field, format!("{value} is not in {least}..={most}"));
+            (least..=most).contains(&value).then_some(()).ok_or_else(range)
+        };
+        if let Some(CpuMax { quota_us, period_us }) = self.max {
+            check("cpu.max.quota_us", quota_us, MIN_CPU_PERIOD_US, MAX_CPU_QUOTA_US)?;
+            check("cpu.max.period_us", period_us, MIN_CPU_PERIOD_US, MAX_CPU_PERIOD_US)?;
+        }
+        check("cpu.weight", self.weight().into(), 1, MAX_CPU_WEIGHT.into())
+    }
+}
+
+impl DiskLimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+#[path = "limits_test.rs"]
+mod tests;

@@ -1,0 +1,374 @@
+//! CPU limits of a VM: `cpu.max`, enforced without privilege, and `cpu.weight`.
+//!
+//! All vCPUs of a VM share one [`Budget`], and the time that the event loop spends on the VM's devices is charged to it
+//! too. What was used is read from the threads' CPU clocks, whoever looks reads all. A vCPU looks when one of its timers
+//! ([`pace`]) brings it out of the guest; one that finds nothing left brings out the others, and each waits on its own
+//! thread, as a vCPU that can be paused and stopped. A VM without a limit pays a load of an atomic for each exit.
+//!
+//! Locks: what is held here is never held while a vCPU is kicked or looked at.
+
+mod budget;
+mod member;
+mod pace;
+mod weight;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ringlet_metrics::VmMetrics;
+
+use crate::config::{CpuLimits, CpuMax};
+use crate::error::Result;
+use crate::vcpu::VcpuControl;
+use crate::vcpu::control::Flow;
+use budget::{Budget, Max, Standing, Stat};
+use member::{Member, busiest, own_nice, set_nice, sleeps_of_this_thread, timers, users};
+use pace::{Alarm, Look, Pace, Progress};
+pub use weight::DEFAULT_CPU_WEIGHT;
+
+/// A moment that has passed: whoever is to enter the guest looks first.
+const LOOK_AGAIN: u64 = 1;
+
+/// A VM that uses less than this in a period does nothing but be woken to be looked at. Nanoseconds.
+const IDLE: u64 = 200_000;
+
+/// The CPU limits of one VM.
+pub(crate) struct CpuLimiter {
+    /// Moments are nanoseconds since this.
+    origin: Instant,
+    /// Until when the VM is throttled; 0 if it is not, [`LOOK_AGAIN`] if nobody has looked yet.
+    until: AtomicU64,
+    state: Mutex<State>,
+    vcpus: Box<[Arc<VcpuControl>]>,
+    metrics: Arc<VmMetrics>,
+}
+
+struct State {
+    /// The vCPU threads that are there, by the vCPU's number.
+    members: Vec<Option<Member>>,
+    /// CPU time of those that have left.
+    gone: u64,
+    enforced: Option<Enforced>,
+    weight: u32,
+}
+
+/// A limit in force.
+struct Enforced {
+    budget: Budget,
+    pace: Pace,
+    /// What was used at the last look, by threads and event loop together, and by the latter alone.
+    used: u64,
+    shard: u64,
+    /// The event loop worked for the VM between the last two looks.
+    shard_active: bool,
+    idle_looks: u32,
+    throttled: bool,
+    alarm: Alarm,
+    /// Whose timer of real time is set.
+    holder: Option<usize>,
+    /// What of the budget's account is in the metrics.
+    told: Stat,
+}
+
+impl CpuLimiter {
+    /// The limiter of a VM with these vCPUs, whose threads have not joined yet.
+    pub(crate) fn new(vcpus: Vec<Arc<VcpuControl>>, metrics: Arc<VmMetrics>, limits: CpuLimits) -> Self {
+        let state = State {
+            members: vcpus.iter().map(|_| None).collect(),
+            gone: 0,
+            enforced: limits.max.map(|max| Enforced::new(max.into(), 0, 0, 0)),
+            weight: limits.weight(),
+        };
+        Self {
+            origin: Instant::now(),
+            until: AtomicU64::new(0),
+            state: Mutex::new(state),
+            vcpus: vcpus.into(),
+            metrics,
+        }
+    }
+
+    /// The calling thread runs vCPU `index` from now on.
+    pub(crate) fn join(&self, index: u32) -> Result<()> {
+        let mut member = Member::new()?;
+        let mut state = self.lock();
+        if state.weight != DEFAULT_CPU_WEIGHT {
+            member.nice = own_nice(member.thread)?;
+            set_nice(member.thread, member.nice, state.weight)?;
+        }
+        if state.enforced.is_some() {
+            member.make_timers()?;
+        }
+        if let Some(place) = usize::try_from(index).ok().and_then(|index| state.members.get_mut(index)) {
+            *place = Some(member);
+        }
+        Ok(())
+    }
+
+    /// The calling thread, that of vCPU `index`, is about to end.
+    pub(crate) fn leave(&self, index: u32) {
+        let mut state = self.lock();
+        let place = usize::try_from(index).ok().and_then(|index| state.members.get_mut(index));
+        if let Some(member) = place.and_then(Option::take) {
+            let used = member.clock.nanos().unwrap_or(member.used);
+            state.gone = state.gone.saturating_add(used);
+        }
+    }
+
+    /// Whether the VM may use no CPU time now. May say so a moment too long: [`Self::obtain`] knows.
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.until.load(Ordering::SeqCst) != 0
+    }
+
+    /// Called by vCPU `index`'s own thread, outside of the guest: returns when it may enter it, with its timers set, or
+    /// when it is to do something else.
+    pub(crate) fn obtain(&self, index: u32) -> Flow {
+        let (Ok(place), index) = (usize::try_from(index), index) else { return Flow::Run };
+        while self.look(place) {
+            let Some(vcpu) = self.vcpus.get(place) else { return Flow::Run };
+            tracing::trace!(vcpu = index, "throttled");
+            if vcpu.throttle(|| self.throttled_until()) == Flow::Stop {
+                return Flow::Stop;
+            }
+        }
+        Flow::Run
+    }
+
+    /// Changes the limits, whatever the VM does meanwhile.
+    pub(crate) fn set(&self, limits: CpuLimits) -> Result<()> {
+        let mut state = self.lock();
+        state.set_weight(limits.weight())?;
+        let now = self.now();
+        match limits.max {
+            Some(max) => state.set_max(max.into(), now, self.shard_nanos())?,
+            None => {
+                state.tell(&self.metrics);
+                state.enforced = None;
+                state.members.iter_mut().flatten().for_each(|member| member.timers = None);
+            }
+        }
+        // Whoever runs or waits looks again under the new limit, and whoever is parked before it enters the guest.
+        self.until.store(LOOK_AGAIN, Ordering::SeqCst);
+        drop(state);
+        self.vcpus.iter().for_each(|vcpu| vcpu.nudge());
+        Ok(())
+    }
+
+    /// Reads all clocks and settles the account. False if vCPU `index` may go on: then the timers are set.
+    fn look(&self, index: usize) -> bool {
+        let mut state = self.lock();
+        let now = self.now();
+        let sleeps = sleeps_of_this_thread();
+        let Some(standing) = state.charge(now, self.shard_nanos()) else {
+            self.until.store(0, Ordering::SeqCst);
+            return false;
+        };
+        state.tell(&self.metrics);
+        match standing {
+            Standing::Left { nanos, period_end } => {
+                self.until.store(0, Ordering::SeqCst);
+                state.go_on(index, sleeps, Left { now, nanos, period_end });
+                false
+            }
+            Standing::Throttled { until } => {
+                let before = self.until.swap(until.max(LOOK_AGAIN), Ordering::SeqCst);
+                state.halt();
+                drop(state);
+                if before == 0 {
+                    let others = self.vcpus.iter().enumerate().filter(|(other, _)| *other != index);
+                    others.for_each(|(_, vcpu)| vcpu.nudge());
+                }
+                true
+            }
+        }
+    }
+
+    /// The moment until which a vCPU has to wait; `None` if it may look again.
+    fn throttled_until(&self) -> Option<Instant> {
+        let until = self.until.load(Ordering::SeqCst);
+        let at = self.origin.checked_add(Duration::from_nanos(until))?;
+        (until != 0 && at > Instant::now()).then_some(at)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What the event loop has spent on the VM.
+    fn shard_nanos(&self) -> u64 {
+        self.metrics.shard_busy_nanos.get()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// CPU time that is left.
+#[derive(Clone, Copy)]
+struct Left {
+    now: u64,
+    nanos: u64,
+    period_end: u64,
+}
+
+impl State {
+    /// Reads what every thread has used; returns their sum.
+    fn read(&mut self) -> u64 {
+        let mut sum = self.gone;
+        for member in self.members.iter_mut().flatten() {
+            let used = member.clock.nanos().unwrap_or(0).max(member.used);
+            member.progress = used - member.used;
+            member.used = used;
+            sum = sum.saturating_add(used);
+        }
+        sum
+    }
+
+    /// Charges what was used; `None` without a limit.
+    fn charge(&mut self, now: u64, shard: u64) -> Option<Standing> {
+        self.enforced.as_ref()?;
+        let used = self.read().saturating_add(shard);
+        let enforced = self.enforced.as_mut()?;
+        let standing = enforced.budget.charge(now, used);
+        if used > enforced.used {
+            enforced.shard_active = shard > enforced.shard;
+            self.members.iter_mut().flatten().for_each(|member| member.active = member.progress > 0);
+        }
+        let waited = now.saturating_sub(enforced.alarm.set_at) >= enforced.budget.max().period;
+        let idle = waited && used - enforced.used.min(used) < IDLE && !enforced.throttled;
+        enforced.idle_looks = if idle { enforced.idle_looks.saturating_add(1) } else { 0 };
+        enforced.throttled = matches!(standing, Standing::Throttled { .. });
+        (enforced.used, enforced.shard) = (used, shard);
+        Some(standing)
+    }
+
+    /// There is time left: sets the timers. vCPU `index` looks, having slept so often.
+    fn go_on(&mut self, index: usize, sleeps: i64, left: Left) {
+        let Self { members, enforced: Some(enforced), .. } = self else { return };
+        let Left { now, nanos, period_end } = left;
+        let (period, alarm) = (enforced.budget.max().period, enforced.alarm);
+        let mut awake = false;
+        if let Some(member) = members.get_mut(index).and_then(Option::as_mut) {
+            let progress = Progress { nanos: member.progress, slept: sleeps != member.sleeps };
+            // It was woken only if it held the timer.
+            if enforced.holder == Some(index) || progress.nanos >= alarm.cpu {
+                member.quiet_until = Pace::quiet_until(now, alarm, progress, period, member.quiet_until);
+            }
+            member.sleeps = sleeps;
+            awake = !progress.slept || progress.nanos > 0;
+        }
+        let holder = if awake { index } else { busiest(members).unwrap_or(index) };
+        let quiet_until = members.get(holder).and_then(Option::as_ref).map_or(0, |member| member.quiet_until);
+        let users = users(members, enforced.shard_active);
+        let look = Look { now, left: nanos, period_end, period, users, idle_looks: enforced.idle_looks };
+        enforced.alarm = enforced.pace.alarm(look, quiet_until);
+        for (place, timers) in timers(members) {
+            timers.cpu.set(enforced.alarm.cpu);
+            if place == holder {
+                timers.real.set(enforced.alarm.wake.saturating_sub(now).max(1));
+            } else if enforced.holder == Some(place) {
+                timers.real.set(0);
+            }
+        }
+        enforced.holder = Some(holder);
+    }
+
+    /// Nothing is left: nobody needs a timer.
+    fn halt(&mut self) {
+        timers(&self.members).for_each(|(_, timers)| {
+            timers.cpu.set(0);
+            timers.real.set(0);
+        });
+        if let Some(enforced) = &mut self.enforced {
+            enforced.holder = None;
+        }
+    }
+
+    fn set_weight(&mut self, weight: u32) -> Result<()> {
+        if weight == self.weight {
+            return Ok(());
+        }
+        let before = self.weight;
+        for member in self.members.iter_mut().flatten() {
+            if before == DEFAULT_CPU_WEIGHT {
+                member.nice = own_nice(member.thread)?;
+            }
+            set_nice(member.thread, member.nice, weight)?;
+        }
+        self.weight = weight;
+        Ok(())
+    }
+
+    fn set_max(&mut self, max: Max, now: u64, shard: u64) -> Result<()> {
+        for member in self.members.iter_mut().flatten() {
+            member.make_timers()?;
+        }
+        let used = self.read().saturating_add(shard);
+        match &mut self.enforced {
+            Some(enforced) => drop(enforced.budget.set_max(max, now, used)),
+            none => *none = Some(Enforced::new(max, now, used, shard)),
+        }
+        Ok(())
+    }
+
+    /// Adds to the metrics what is not there yet.
+    fn tell(&mut self, metrics: &VmMetrics) {
+        let Some(enforced) = &mut self.enforced else { return };
+        let (stat, told) = (enforced.budget.stat(), enforced.told);
+        metrics.cpu_periods.add(stat.periods - told.periods);
+        metrics.cpu_throttled_periods.add(stat.throttled_periods - told.throttled_periods);
+        metrics.cpu_throttled_nanos.add(stat.throttled_nanos - told.throttled_nanos);
+        metrics.cpu_overrun_nanos.add(stat.overrun_nanos - told.overrun_nanos);
+        enforced.told = stat;
+    }
+}
+
+impl From<CpuMax> for Max {
+    fn from(max: CpuMax) -> Self {
+        Self {
+            quota: max.quota_us.saturating_mul(1000).max(1),
+            period: max.period_us.saturating_mul(1000).max(1),
+        }
+    }
+}
+
+impl Enforced {
+    fn new(max: Max, now: u64, used: u64, shard: u64) -> Self {
+        Self {
+            budget: Budget::new(max, now, used),
+            pace: Pace { tick: tick() },
+            used,
+            shard,
+            shard_active: false,
+            idle_looks: 0,
+            throttled: false,
+            alarm: Alarm::default(),
+            holder: None,
+            told: Stat::default(),
+        }
+    }
+}
+
+/// Nanoseconds between the scheduler's ticks, which are also those of the coarse clocks (clock_getres(2)).
+fn tick() -> u64 {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    u64::try_from(tick.tv_nsec).unwrap_or(0).clamp(1_000_000, 10_000_000)
+}
+
+/// Whether this process may give threads this weight: an error now rather than of a vCPU that has started.
+pub(crate) fn check_weight(limits: &CpuLimits) -> Result<()> {
+    if limits.weight() <= DEFAULT_CPU_WEIGHT {
+        return Ok(());
+    }
+    let thread = rustix::thread::gettid();
+    let own = own_nice(thread)?;
+    set_nice(thread, own, limits.weight())?;
+    // Back up is always allowed.
+    set_nice(thread, own, DEFAULT_CPU_WEIGHT)
+}
+
+#[cfg(test)]
+#[path = "cpu_test.rs"]
+mod tests;

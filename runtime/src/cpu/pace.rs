@@ -1,0 +1,95 @@
+//! When to look again at what a VM has used: the two timers that a CPU limit is enforced with.
+//!
+//! A timer of a thread's CPU time never disturbs a vCPU that is halted, but fires only at the scheduler's ticks, so up
+//! to one too late. A timer of real time is exact, but wakes a vCPU that is halted. So the first is set a tick early,
+//! and the second for the rest; if the second finds that the vCPU has slept instead, it is not set again for a period,
+//! or until the first has fired. Pure: all times are nanoseconds, and arguments.
+
+/// A step that is not worth being divided further: what entering and leaving a guest costs.
+const STEP: u64 = 50_000;
+/// Beyond a tick: how late timers of CPU time are at most, and a while to use the other timer for.
+const SLACK: u64 = 500_000;
+/// How long a VM that does nothing is left alone at most.
+const LONGEST: u64 = 1_000_000_000;
+
+/// What is known when timers are set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    pub(crate) now: u64,
+    /// What the VM may use before `period_end`.
+    pub(crate) left: u64,
+    pub(crate) period_end: u64,
+    pub(crate) period: u64,
+    /// How many may be using it at once.
+    pub(crate) users: u64,
+    /// How many looks in a row have found that nothing was used.
+    pub(crate) idle_looks: u32,
+}
+
+/// What the timers are set to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Alarm {
+    /// When they were set.
+    pub(crate) set_at: u64,
+    /// CPU time, from now, of any vCPU.
+    pub(crate) cpu: u64,
+    /// The moment at which the vCPU that holds the timer of real time looks in any case.
+    pub(crate) wake: u64,
+}
+
+/// What a vCPU did between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// CPU time that it used.
+    pub(crate) nanos: u64,
+    /// It has slept meanwhile; else it ran, or waited for a CPU.
+    pub(crate) slept: bool,
+}
+
+/// The timers of one VM's vCPUs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Time between two of the scheduler's ticks.
+    pub(crate) tick: u64,
+}
+
+impl Pace {
+    /// What to set the timers to, if the vCPU that looks is not to be woken before `quiet_until`.
+    pub(crate) fn alarm(self, look: Look, quiet_until: u64) -> Alarm {
+        let Look { now, left, period_end, period, users, idle_looks } = look;
+        let alarm = |cpu, wake| Alarm { set_at: now, cpu, wake };
+        let share = (left / users.max(1)).max(left.min(STEP));
+        let margin = self.tick.saturating_add(SLACK);
+        let early = share.saturating_sub(margin).max(share / 8).max(1);
+        if idle_looks > 0 {
+            let pause = period.saturating_mul(1 << idle_looks.min(16)).min(LONGEST.max(period));
+            return alarm(early, now.saturating_add(pause).max(quiet_until));
+        }
+        if share > margin.saturating_add(SLACK) {
+            return alarm(early, period_end.max(quiet_until));
+        }
+        let end = now.saturating_add(share).min(period_end);
+        if end < quiet_until {
+            return alarm(early, quiet_until);
+        }
+        alarm(share, end)
+    }
+
+    /// Until when a vCPU is not to be woken, after it was found at `now` to have made `progress` under `alarm`; `before`
+    /// is what was said the last time.
+    pub(crate) fn quiet_until(now: u64, alarm: Alarm, progress: Progress, period: u64, before: u64) -> u64 {
+        if progress.nanos >= alarm.cpu {
+            // It runs: the timer of its CPU time has fired, or will with the next tick.
+            0
+        } else if progress.slept && now >= alarm.wake && progress.nanos < now.saturating_sub(alarm.set_at) / 4
+        {
+            now.saturating_add(period)
+        } else {
+            before
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pace_test.rs"]
+mod tests;

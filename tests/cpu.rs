@@ -1,0 +1,94 @@
+//! CPU limits of VMs on real KVM. What is asserted is what was used and counted, never how long something took: a busy
+//! machine gives a VM less than its limit, and nothing more.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Guest, Host, eventually, on_both_engines};
+use ringlet::{LimitsConfig, VmConfig, VmMetrics};
+use ringlet_metrics::ExitKind;
+
+const MS: u64 = 1_000_000;
+
+fn limited(guest: &str, quota_ms: u64, period_ms: u64) -> VmConfig {
+    let limits = LimitsConfig::default().cpu_max(quota_ms * 1000, period_ms * 1000);
+    VmConfig::new(guest).memory_mib(16).limits(limits)
+}
+
+/// CPU time that counts, in nanoseconds.
+fn used(metrics: &VmMetrics) -> u64 {
+    let threads: u64 = metrics.vcpu_cpu_nanos().iter().map(|(_, nanos)| nanos).sum();
+    threads + metrics.shard_busy_nanos.get()
+}
+
+/// Runs a guest that wants more than its quota until it was throttled `times`, and stops it. Asserts that it had no more
+/// than a quota for each period that had begun, and what the last stop of it was late by: never a whole quota.
+async fn no_more_than(host: &Host, config: VmConfig, times: u64) -> Guest {
+    let max = config.ringlet.limits.cpu.max.unwrap();
+    let (quota, period) = (max.quota_us * 1000, max.period_us * 1000);
+    let begun = Instant::now();
+    let guest = host.bundled_with(config);
+    let metrics = guest.vm.metrics();
+    eventually("it is throttled so often", || metrics.cpu_throttled_periods.get() >= times);
+    guest.vm.stop().await;
+    let periods = u64::try_from(begun.elapsed().as_nanos()).unwrap() / period + 1;
+    let used = used(metrics);
+    assert!(used <= (periods + 1) * quota, "{used} ns in {periods} periods");
+    // A period in which it was throttled is one whose quota it had used, now or before.
+    assert!(used >= times * quota / 2, "{used} ns, though it was throttled {times} times");
+    assert!(metrics.cpu_throttled_nanos.get() > 0);
+    assert!(metrics.cpu_throttled_periods.get() <= metrics.cpu_periods.get() + 1);
+    guest
+}
+
+on_both_engines! {
+    async fn sec_02_a_vm_gets_no_more_cpu_than_its_quota(host: Host) {
+        no_more_than(&host, limited("spin", 20, 100), 12).await;
+        no_more_than(&host, limited("spin", 2, 10), 30).await;
+    }
+
+    async fn sec_02_all_vcpus_share_one_quota(host: Host) {
+        let config = limited("burst", 20, 100).vcpus(2).args(["1000", "0"]);
+        let guest = no_more_than(&host, config, 12).await;
+        let each = guest.vm.metrics().vcpu_cpu_nanos();
+        assert!(each.len() == 2 && each.iter().all(|(_, nanos)| *nanos > 10 * MS), "{each:?}");
+    }
+
+    async fn sec_02_a_vm_that_sleeps_between_bursts_gets_no_more_either(host: Host) {
+        no_more_than(&host, limited("burst", 5, 50).vcpus(2).args(["700", "300"]), 12).await;
+    }
+
+    async fn a_vm_that_wants_less_than_its_quota_is_never_throttled(host: Host) {
+        let guest = host.bundled_with(limited("burst", 100, 100).args(["100", "20000"]));
+        eventually("it has run for a while", || guest.vm.metrics().cpu_periods.get() >= 5);
+        assert_eq!(guest.vm.metrics().cpu_throttled_periods.get(), 0);
+        assert_eq!(guest.vm.metrics().cpu_overrun_nanos.get(), 0);
+    }
+
+    async fn a_halted_vm_is_woken_at_most_once_a_period_and_without_a_limit_never(host: Host) {
+        let idle = [
+            (host.bundled_with(limited("idle", 5, 20)), 20),
+            (host.bundled_with(limited("idle", 100, 100)), 100),
+            (host.bundled_with(VmConfig::new("idle").memory_mib(16)), u64::MAX / MS),
+        ];
+        for (guest, period_ms) in &idle {
+            guest.until_printed("idle");
+            let interrupted = || guest.vm.metrics().exits.get(ExitKind::Interrupted);
+            let (begun, before) = (Instant::now(), interrupted());
+            let woken = loop {
+                let (elapsed, woken) = (begun.elapsed(), interrupted() - before);
+                let periods = u64::try_from(elapsed.as_millis()).unwrap() / period_ms;
+                // The period that had begun before, and what it still did after its last word.
+                let slack = if *period_ms == u64::MAX / MS { 0 } else { 3 };
+                assert!(woken <= periods + slack, "woken {woken} times in {elapsed:?}");
+                if elapsed > Duration::from_millis(500) {
+                    break woken;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            };
+            println!("woken {woken} times in half a second");
+        }
+    }
+}
