@@ -213,7 +213,6 @@ impl Meters {
     }
 
     /// Gives back what a request took, except to meters that were replaced since: they never gave it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the levels above a VM"))]
     pub(crate) fn give_back(&mut self, receipt: Receipt) {
         for (slot, taken) in self.slots.iter_mut().zip(receipt.0) {
             match (slot, taken) {
@@ -224,7 +223,6 @@ impl Meters {
     }
 
     /// The longest time that it takes of any meter, as [`Meter::length`] has it; 0 if it is not limited.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the levels above a VM"))]
     pub(crate) fn length(&self, cost: Cost) -> u128 {
         let of = |(index, claim): (usize, Option<u64>)| Some(self.meter(index)?.length(claim?));
         cost.claims().into_iter().enumerate().filter_map(of).max().unwrap_or(0)

@@ -64,6 +64,9 @@ pub enum LimitError {
     /// The bucket takes too long to fill.
     #[error("a refill time of {0:?} is more than 146 years")]
     RefillTime(Duration),
+    /// A level below a tenant.
+    #[error("there are two levels of limits above a VM, and this would be a third")]
+    Depth,
     /// A saved state that this bucket cannot have come to.
     #[error("the saved state of a limit has an impossible {field}")]
     State {

@@ -1,30 +1,39 @@
 //! What a queue asks before it spends anything: the place of a VM's I/O limits.
 //!
 //! ```text
-//!  queue ─► device ─► VM ─┐
-//!  queue ─► device ─► VM ─┴─► charged to all of them at once, as of the instant when the last had the tokens
-//!           └─ Level ─┘
+//!  queue ─► device ─► VM ──► tenant ─► host ──► charged to all of them at once, as of the instant at which
+//!           └─ Level ─┘ Member └─ Shared ─┘      the last of them had the tokens
 //! ```
+//! A device and a VM are limited on their shard, where requests wait in the order of asking ([`Level`]). Tenants
+//! and the host are limited across shards ([`Shared`]), and there each VM has its first request of each lane
+//! (reads; writes and all else) in the queue, in fair order ([`Fair`]).
+//!
 //! Owns the question (`admit`) and its answer. Never does I/O, and takes nothing for a request that did not
 //! wait to the end: a queue peeks a request, awaits [`Limiter::admit`], and only then consumes it.
 
+mod fair;
 mod gate;
+mod grants;
 mod level;
 mod limits;
 mod meter;
 mod seed;
+mod shared;
 mod stats;
+mod tree;
 
 use std::rc::Rc;
 
 use crate::clock::MonoTime;
 use crate::timer::Timer;
 
+pub use fair::{DEFAULT_WEIGHT, Fair, WEIGHTS};
 pub use gate::Gate;
 pub use level::Level;
 pub use limits::{Limits, LimitsState, PerMeter, PerUnit};
 pub use meter::{LimitError, MAX_REFILL_TIME, Meter, MeterState, Taken, TokenBucket};
 pub use seed::LimiterSeed;
+pub use shared::{Member, Shared};
 pub use stats::LimiterStats;
 
 /// What kind of work a request is.
@@ -80,8 +89,9 @@ enum Rule {
 #[derive(Debug)]
 struct Levels {
     timer: Timer,
-    /// From the device outwards.
+    /// From the device outwards; the last is the entry of `member`.
     local: Vec<Level>,
+    member: Option<Member>,
 }
 
 impl Limiter {
@@ -98,7 +108,14 @@ impl Limiter {
     /// Admits what all of `levels` have tokens for. They are in the order in which a request waits at them: the
     /// device's first. Levels may be shared with other limiters of the shard; `timer` is the shard's.
     pub fn levels(timer: &Timer, levels: Vec<Level>) -> Self {
-        Self(Rule::Levels(Rc::new(Levels { timer: timer.clone(), local: levels })))
+        Self(Rule::Levels(Rc::new(Levels { timer: timer.clone(), local: levels, member: None })))
+    }
+
+    /// As [`Limiter::levels`], and beyond those what the tenant and the host of `member` have tokens for.
+    pub fn within(timer: &Timer, mut levels: Vec<Level>, member: &Member) -> Self {
+        levels.push(member.entry().clone());
+        let member = Some(member.clone());
+        Self(Rule::Levels(Rc::new(Levels { timer: timer.clone(), local: levels, member })))
     }
 
     /// Waits until a request of this cost may be done, and charges it.
@@ -123,7 +140,8 @@ impl Levels {
     }
 
     fn admit_at_once(&self, cost: Cost, now: MonoTime) -> bool {
-        let free = self.local.iter().all(|level| level.is_free(cost.lane()) && level.due(cost).at <= now);
+        let free = self.local.iter().all(|level| level.is_free(cost.lane()) && level.due(cost).at <= now)
+            && self.member.as_ref().is_none_or(|member| member.admit_at_once(cost, now));
         if free {
             self.commit(cost, now);
         }
@@ -144,9 +162,18 @@ impl Levels {
             }
             // A limit may have been changed while the request waited at the next one.
             let due = self.due(cost).max(asked);
-            if due <= MonoTime::now() {
+            if due > MonoTime::now() {
+                continue;
+            }
+            let Some(member) = &self.member else { return self.commit(cost, due) };
+            let application = member.apply(cost, due);
+            let granted = application.granted(&self.timer).await;
+            let (due, now) = (self.due(cost).max(granted), MonoTime::now());
+            if due <= now {
+                application.confirm(now);
                 return self.commit(cost, due);
             }
+            // Or then; what it was granted goes back.
         }
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use std::process::ExitCode;
 
 /// Crates with loom tests.
-const LOOM_PACKAGES: [&str; 2] = ["ringlet-devices", "ringlet"];
+const LOOM_PACKAGES: [&str; 3] = ["ringlet-io", "ringlet-devices", "ringlet"];
 /// Cargo workspaces of their own, which `--workspace` does not reach.
 const OTHER_WORKSPACES: [&str; 2] = ["examples/guests/Cargo.toml", "tests/fuzz/Cargo.toml"];
 /// The benchmarks, each run with `--quick`: that they work, not what they say.
