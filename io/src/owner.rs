@@ -1,6 +1,6 @@
 //! Who pays for shard time: one VM, or the shard itself.
 //!
-//! Owns the VM's share of a turn, and of the operations on files. Never decides what happens to a VM that spent too much.
+//! Owns the VM's share of a turn and of the operations on files, and its levels of limits by name. Never decides what happens to a VM that spent too much.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlet_metrics::VmMetrics;
+use ringlet_metrics::{LimiterSource, VmMetrics};
 use tokio::sync::Semaphore;
+
+use crate::limiter::Level;
 
 /// Who is charged for the time that a task spends on the shard, and whose budget per turn it uses.
 ///
@@ -25,6 +27,8 @@ struct Inner {
     recent: Cell<(u64, u64)>,
     /// How many operations on files it may have under way; made with its first file.
     files: OnceCell<Arc<Semaphore>>,
+    /// In the order in which they were made; there are few.
+    levels: RefCell<Vec<(Box<str>, Level)>>,
 }
 
 /// What an owner has left in one turn.
@@ -54,6 +58,7 @@ impl Owner {
             busy: Cell::new(0),
             recent: Cell::new((0, 0)),
             files: OnceCell::new(),
+            levels: RefCell::default(),
         }))
     }
 
@@ -76,6 +81,21 @@ impl Owner {
         if let Some(metrics) = &self.0.metrics {
             metrics.shard_busy_nanos.add(nanos);
         }
+    }
+
+    /// Gives the owner a level of limits called `name`, whose numbers are exposed from then on.
+    pub fn add_level(&self, name: &str, level: Level) -> Level {
+        if let Some(metrics) = &self.0.metrics {
+            metrics.register_limiter(name, Arc::clone(level.stats()) as Arc<dyn LimiterSource>);
+        }
+        self.0.levels.borrow_mut().push((name.into(), level.clone()));
+        level
+    }
+
+    /// The level of limits called `name`, if there is one.
+    pub fn existing_level(&self, name: &str) -> Option<Level> {
+        let levels = self.0.levels.borrow();
+        levels.iter().find(|(other, _)| **other == *name).map(|(_, level)| level.clone())
     }
 
     pub(crate) fn file_operations(&self, make: impl FnOnce() -> Arc<Semaphore>) -> Arc<Semaphore> {

@@ -12,6 +12,7 @@ use crate::counter::{BOOT_BOUNDS, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges
 use crate::device::DeviceMetrics;
 use crate::escape::label_value;
 use crate::labels::{BootPhase, DeviceKind, ExitKind, GuestErrorKind, OutcomeKind, VmState};
+use crate::limiter::{LimiterReading, LimiterSource};
 use crate::registry::{State, lock};
 
 /// Longest label value that is exposed, in bytes, escapes included. What is longer is cut and closed with a
@@ -82,7 +83,15 @@ pub struct VmMetrics {
     clocks: Mutex<Vec<VcpuClock>>,
     /// By order of registration.
     devices: Mutex<Vec<Weak<DeviceMetrics>>>,
+    limiters: Mutex<Vec<Limiter>>,
     _registration: Registration,
+}
+
+/// A level of limits: its label and where it is read.
+#[derive(Debug, Clone)]
+pub(crate) struct Limiter {
+    pub(crate) name: Box<str>,
+    pub(crate) source: Arc<dyn LimiterSource>,
 }
 
 /// Takes the VM off the registry's list when it goes.
@@ -121,6 +130,7 @@ impl VmMetrics {
             labels: info.into(),
             clocks: Mutex::default(),
             devices: Mutex::default(),
+            limiters: Mutex::default(),
             _registration: Registration { state, number },
         }
     }
@@ -149,6 +159,21 @@ impl VmMetrics {
             live.push(device);
         }
         live
+    }
+
+    /// Exposes a level of the VM's limits for as long as this handle lives. `name` (`disk0`) is its label `limiter`,
+    /// escaped and bounded to [`MAX_LABEL_BYTES`].
+    pub fn register_limiter(&self, name: &str, source: Arc<dyn LimiterSource>) {
+        let name = label_value(name, MAX_LABEL_BYTES);
+        let mut limiters = lock(&self.limiters);
+        limiters.retain(|limiter| limiter.name != name);
+        limiters.push(Limiter { name, source });
+    }
+
+    /// What each level of the VM's limits has admitted and held back, by name, in the order of registration.
+    pub fn limiters(&self) -> Vec<(String, LimiterReading)> {
+        let limiters = lock(&self.limiters).clone();
+        limiters.iter().map(|limiter| (limiter.name.to_string(), limiter.source.read())).collect()
     }
 
     /// Devices on the list, alive or not.

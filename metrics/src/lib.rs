@@ -33,6 +33,7 @@ pub mod exposition;
 mod families;
 mod guest_log;
 mod labels;
+mod limiter;
 mod registry;
 mod table;
 mod throttle;
@@ -49,5 +50,6 @@ pub use guest_log::{GuestLog, MAX_MESSAGE_BYTES, Site, TARGET as GUEST_LOG_TARGE
 pub use labels::{
     BootPhase, DeviceKind, ExitKind, GuestErrorKind, Label, OutcomeKind, RequestKind, RequestStatus, VmState,
 };
+pub use limiter::{LimiterReading, LimiterSource, LimiterTokens};
 pub use registry::{Registry, RenderError};
 pub use throttle::{Gcra, Rate, ThrottledTargets, Verdict};

@@ -115,7 +115,7 @@ impl Worker {
             }
         }
         let (cx, owner) = (cx.clone(), owner.clone());
-        let (budget, deferred, limiter) = (cx.budget(&owner), VecDeque::new(), limiter.plant(&cx));
+        let (budget, deferred, limiter) = (cx.budget(&owner), VecDeque::new(), limiter.plant(&cx, &owner));
         Ok(Self {
             cx,
             owner,

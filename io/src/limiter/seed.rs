@@ -3,30 +3,31 @@
 use std::fmt;
 
 use super::{Gate, Limiter};
+use crate::owner::Owner;
 use crate::shard::ShardContext;
 
 /// Makes a [`Limiter`], which is `!Send`, on its shard.
-pub struct LimiterSeed(Box<dyn FnOnce(&ShardContext) -> Limiter + Send>);
+pub struct LimiterSeed(Box<dyn FnOnce(&ShardContext, &Owner) -> Limiter + Send>);
 
 impl LimiterSeed {
     /// What `make` gives.
-    pub fn new(make: impl FnOnce(&ShardContext) -> Limiter + Send + 'static) -> Self {
+    pub fn new(make: impl FnOnce(&ShardContext, &Owner) -> Limiter + Send + 'static) -> Self {
         Self(Box::new(make))
     }
 
     /// No limits.
     pub fn unlimited() -> Self {
-        Self::new(|_| Limiter::unlimited())
+        Self::new(|_, _| Limiter::unlimited())
     }
 
     /// What `gate` lets through. For tests.
     pub fn gated(gate: Gate) -> Self {
-        Self::new(|_| Limiter::gated(gate))
+        Self::new(|_, _| Limiter::gated(gate))
     }
 
-    /// Makes the limiter.
-    pub fn plant(self, cx: &ShardContext) -> Limiter {
-        (self.0)(cx)
+    /// Makes the limiter of one of `owner`'s devices.
+    pub fn plant(self, cx: &ShardContext, owner: &Owner) -> Limiter {
+        (self.0)(cx, owner)
     }
 }
 

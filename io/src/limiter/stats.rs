@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use ringlet_metrics::{Counter, Gauge};
+use ringlet_metrics::{Counter, Gauge, LimiterReading, LimiterSource, LimiterTokens};
 
 use super::Cost;
 use super::limits::{Meters, PerMeter, SLOTS};
@@ -67,6 +67,29 @@ impl LimiterStats {
             let Some((full_at, burst)) = left else { continue };
             gauge.full_at.store(full_at.as_nanos(), Relaxed);
             gauge.burst.store(burst, Relaxed);
+        }
+    }
+}
+
+/// Names of the meters in the order of their slots.
+const NAMES: [&str; SLOTS] =
+    ["read_operations", "read_bytes", "write_operations", "write_bytes", "operations", "bytes"];
+
+impl LimiterSource for LimiterStats {
+    fn read(&self) -> LimiterReading {
+        let now = MonoTime::now();
+        let tokens = NAMES.into_iter().zip(&self.tokens).filter_map(|(meter, gauge)| {
+            let left = gauge.left(now)?;
+            let (size, refill_nanos) = (gauge.size.load(Relaxed), gauge.refill.load(Relaxed));
+            Some(LimiterTokens { meter, left, size, refill_nanos })
+        });
+        LimiterReading {
+            operations: self.operations.get(),
+            bytes: self.bytes.get(),
+            throttled: self.throttled.get(),
+            throttled_nanos: self.throttled_nanos.get(),
+            waiting: self.waiting.get(),
+            tokens: tokens.collect(),
         }
     }
 }

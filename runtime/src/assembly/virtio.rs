@@ -15,7 +15,8 @@ use ringlet_devices::rng::Rng;
 use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
 use ringlet_devices::{Bus, console};
 use ringlet_io::disk::{DiskFile, DiskOptions, DiskSource};
-use ringlet_io::{GuestRam, LimiterSeed, Owner, ShardContext};
+use ringlet_io::limiter::Limits;
+use ringlet_io::{GuestRam, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -23,6 +24,7 @@ use super::Crew;
 use super::board::Lines;
 use crate::config::{CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile};
 use crate::console::{Console, ConsoleInput, ConsoleParts};
+use crate::devices::throttle::{self, DeviceLimits};
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
 use crate::kvm::vm::VmFds;
@@ -61,8 +63,8 @@ pub(super) struct Virtio {
 
 /// A device that is to be.
 enum Planned {
-    Disk(BlockOptions, DiskSource),
-    Entropy,
+    Disk(BlockOptions, DiskSource, DeviceLimits),
+    Entropy(DeviceLimits),
     /// Shows its output there.
     Console(Console),
 }
@@ -94,14 +96,17 @@ struct Made {
     config: ConfigSpace,
     device: MakeDevice,
     metrics: Arc<DeviceMetrics>,
+    limits: DeviceLimits,
 }
 
 impl Virtio {
     /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes.
     pub(super) fn open(config: &VmConfig, console: Console) -> Result<Self> {
-        let mut devices = drives(config).map(open_disk).collect::<Result<Vec<_>>>()?;
-        if config.entropy.is_some() {
-            devices.push(Planned::Entropy);
+        let together = config.ringlet.limits.disk.limits();
+        let mut devices = drives(config).map(|drive| open_disk(drive, together)).collect::<Result<Vec<_>>>()?;
+        if let Some(entropy) = &config.entropy {
+            let own = entropy.rate_limiter.unwrap_or_default().limits();
+            devices.push(Planned::Entropy(DeviceLimits { own, disks: None }));
         }
         if config.ringlet.console {
             devices.push(Planned::Console(console));
@@ -113,7 +118,7 @@ impl Virtio {
     pub(super) fn install(self, site: &Site<'_>, mmio: &mut Bus, lines: &mut Lines) -> Result<Installed> {
         let mut installed = Installed::default();
         for (slot, planned) in slots().zip(self.devices) {
-            let Made { identity, config, device, metrics } = planned.make(site, &mut installed);
+            let Made { identity, config, device, metrics, limits } = planned.make(site, &mut installed);
             let id = identity.id.clone();
             let spec = VirtioSpec {
                 identity,
@@ -121,7 +126,8 @@ impl Virtio {
                 device,
                 line: lines.connect(site.ioapic, slot.pin)?,
                 ram: site.ram.clone(),
-                limiter: LimiterSeed::unlimited(),
+                limiter: throttle::seed(&id, limits)
+                    .map_err(|error| Error::config("rate_limiter", error.to_string()))?,
                 metrics,
                 log: Arc::clone(site.log),
                 wake: Box::new(site.crew.waker()),
@@ -150,15 +156,15 @@ fn bind_doorbells(vm: &VmFds, slot: Slot, transport: &MmioTransport) -> Result<O
 impl Planned {
     fn make(self, site: &Site<'_>, installed: &mut Installed) -> Made {
         match self {
-            Self::Disk(options, source) => disk(site, options, source),
-            Self::Entropy => entropy(site),
+            Self::Disk(options, source, limits) => disk(site, options, source, limits),
+            Self::Entropy(limits) => entropy(site, limits),
             Self::Console(console) => virtio_console(site, console, installed),
         }
     }
 }
 
-/// Opens what a disk needs: its file, on a description of its own, locked.
-fn open_disk(drive: &Drive) -> Result<Planned> {
+/// Opens what a disk needs: its file, on a description of its own, locked. `together`: limits of all disks.
+fn open_disk(drive: &Drive, together: Limits) -> Result<Planned> {
     let read_only = drive.is_read_only;
     let DriveExtras { backend, direct, queues, queue_size, ref serial, uninitialized_reads } = drive.ringlet;
     let source = match (backend, &drive.path_on_host) {
@@ -177,10 +183,11 @@ fn open_disk(drive: &Drive) -> Result<Planned> {
             CacheType::Unsafe => Cache::Unsafe,
         },
     };
-    Ok(Planned::Disk(options, source))
+    let own = drive.rate_limiter.unwrap_or_default().limits();
+    Ok(Planned::Disk(options, source, DeviceLimits { own, disks: Some(together) }))
 }
 
-fn disk(site: &Site<'_>, options: BlockOptions, source: DiskSource) -> Made {
+fn disk(site: &Site<'_>, options: BlockOptions, source: DiskSource, limits: DeviceLimits) -> Made {
     let info = source.info();
     let metrics = site.metrics.register_device(&options.id, DeviceKind::Block);
     let (identity, config) = (options.identity(&info), options.config(&info));
@@ -193,10 +200,11 @@ fn disk(site: &Site<'_>, options: BlockOptions, source: DiskSource) -> Made {
             Ok(Box::new(BlockDevice::new(&options, space, disk)) as Box<dyn VirtioDevice>)
         }),
         metrics,
+        limits,
     }
 }
 
-fn entropy(site: &Site<'_>) -> Made {
+fn entropy(site: &Site<'_>, limits: DeviceLimits) -> Made {
     let config = ConfigSpace::new([]);
     let random = |bytes: &mut [u8]| Ok(getrandom(bytes, GetRandomFlags::NONBLOCK)?);
     Made {
@@ -206,6 +214,7 @@ fn entropy(site: &Site<'_>) -> Made {
             Ok(Box::new(Rng::new(ENTROPY_ID, Box::new(random))) as Box<dyn VirtioDevice>)
         }),
         metrics: site.metrics.register_device(ENTROPY_ID, DeviceKind::Entropy),
+        limits,
     }
 }
 
@@ -230,6 +239,7 @@ fn virtio_console(site: &Site<'_>, console: Console, installed: &mut Installed) 
             Ok(Box::new(ConsoleDevice::new(parts)) as Box<dyn VirtioDevice>)
         }),
         metrics,
+        limits: DeviceLimits::default(),
     }
 }
 

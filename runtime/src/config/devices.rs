@@ -8,6 +8,7 @@ use ringlet_boot::layout;
 use serde::{Deserialize, Serialize};
 
 use super::VmConfig;
+use super::rate_limiter::RateLimiter;
 use crate::error::{Error, Result};
 
 /// Longest `drive_id` in bytes.
@@ -59,6 +60,9 @@ pub struct Drive {
     /// The partition with the root file system, if `is_root_device`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partuuid: Option<String>,
+    /// Limits of this disk, besides those of all disks of the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
     /// What Firecracker has no words for.
     #[serde(default)]
     pub ringlet: DriveExtras,
@@ -138,7 +142,11 @@ pub enum Volatile {
 /// A source of random numbers (virtio-rng).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entropy {}
+pub struct Entropy {
+    /// Limits of the bytes and requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
+}
 
 impl Drive {
     fn new(id: impl Into<String>) -> Self {
@@ -150,6 +158,7 @@ impl Drive {
             cache_type: CacheType::default(),
             io_engine: None,
             partuuid: None,
+            rate_limiter: None,
             ringlet: DriveExtras::default(),
         }
     }
@@ -210,6 +219,13 @@ impl Drive {
         self
     }
 
+    /// Limits of this disk.
+    #[must_use]
+    pub fn rate_limiter(mut self, limiter: RateLimiter) -> Self {
+        self.rate_limiter = Some(limiter);
+        self
+    }
+
     /// The serial number that the guest sees.
     #[must_use]
     pub fn serial(mut self, serial: impl Into<String>) -> Self {
@@ -221,6 +237,9 @@ impl Drive {
     fn validate(&self) -> Result<()> {
         self.validate_id()?;
         self.validate_source()?;
+        if let Some(limiter) = &self.rate_limiter {
+            limiter.validate().or_else(|reason| self.refuse("rate_limiter", reason))?;
+        }
         let DriveExtras { queues, queue_size, ref serial, .. } = self.ringlet;
         if !(1..=MAX_QUEUES).contains(&queues) {
             return self.refuse("queues", format!("{queues} is not in 1..={MAX_QUEUES}"));
@@ -295,6 +314,9 @@ impl Drive {
 pub(super) fn validate(config: &VmConfig) -> Result<()> {
     let drives = &config.drives;
     drives.iter().try_for_each(Drive::validate)?;
+    if let Some(limiter) = config.entropy.and_then(|entropy| entropy.rate_limiter) {
+        limiter.validate().map_err(|reason| Error::config("entropy.rate_limiter", reason))?;
+    }
     for (index, drive) in drives.iter().enumerate() {
         let id = &drive.drive_id;
         if drives.iter().skip(index + 1).any(|other| other.drive_id == *id) {

@@ -1,5 +1,8 @@
 //! Limits of what a VM may use, in cgroup v2's words.
 
+use std::time::Duration;
+
+use ringlet_io::limiter::{Limits, PerUnit, TokenBucket};
 use serde::{Deserialize, Serialize};
 
 use super::MAX_VCPUS;
@@ -55,7 +58,8 @@ pub struct CpuMax {
     pub period_us: u64,
 }
 
-/// Limits of all disks of a VM together, for each second. Understood, but refused as long as nothing enforces them.
+/// Limits of all disks of a VM together, for each second: 1 or more. Each is a token bucket that holds a tenth of a second
+/// of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiskLimits {
@@ -105,12 +109,7 @@ impl LimitsConfig {
 
     /// Checks every range.
     pub fn validate(&self) -> Result<()> {
-        if !self.disk.is_default() {
-            return Err(Error::config(
-                "disk",
-                "limits of disks are understood, but not enforced yet: leave them out",
-            ));
-        }
+        self.disk.validate()?;
         self.cpu.validate()
     }
 }
@@ -142,6 +141,39 @@ impl DiskLimits {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
+
+    /// The limits that the disks' level is to have.
+    pub(crate) fn limits(&self) -> Limits {
+        let Self { rbps, wbps, riops, wiops, bps, iops } = *self;
+        let unit = |operations: Option<u64>, bytes: Option<u64>| PerUnit {
+            operations: operations.map(bucket),
+            bytes: bytes.map(bucket),
+        };
+        Limits { read: unit(riops, rbps), write: unit(wiops, wbps), total: unit(iops, bps) }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let Self { rbps, wbps, riops, wiops, bps, iops } = *self;
+        let fields = [
+            ("disk.rbps", rbps),
+            ("disk.wbps", wbps),
+            ("disk.riops", riops),
+            ("disk.wiops", wiops),
+            ("disk.bps", bps),
+            ("disk.iops", iops),
+        ];
+        match fields.into_iter().find(|(_, value)| *value == Some(0)) {
+            Some((field, _)) => Err(Error::config(field, "is 0: nothing would ever pass; use `readonly`, or 1")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A bucket of a tenth of a second for a rate, exact to a billionth.
+fn bucket(per_second: u64) -> TokenBucket {
+    let size = (per_second / 10).max(1);
+    let nanos = u128::from(size) * 1_000_000_000 / u128::from(per_second.max(1));
+    TokenBucket::new(size, Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

@@ -37,10 +37,27 @@ fn bad_limits_are_refused_with_field_and_range() {
         (r#"{"cpu": {"weight": 10001}}"#, "cpu.weight: 10001"),
         (r#"{"cpu": {"shares": 1}}"#, "unknown field `shares`"),
         (r#"{"memory": {}}"#, "unknown field `memory`"),
-        (r#"{"disk": {"rbps": 1}}"#, "disk: limits of disks are understood, but not enforced yet"),
+        (r#"{"disk": {"rbps": 0}}"#, "disk.rbps: is 0: nothing would ever pass"),
+        (r#"{"disk": {"iops": 0, "bps": 1}}"#, "disk.iops: is 0"),
         (r#"{"disk": {"rbytes": 1}}"#, "unknown field `rbytes`"),
     ] {
         let error = config(limits).unwrap_err();
         assert!(error.contains(what), "{limits}: {error}");
+    }
+}
+
+#[test]
+fn limits_of_disks_are_buckets_of_a_tenth_of_a_second() {
+    let limits = config(r#"{"disk": {"rbps": 10485760, "wiops": 500, "iops": 7}}"#).unwrap().ringlet.limits.disk.limits();
+    let millis = Duration::from_millis;
+    assert_eq!(limits.read.bytes, Some(TokenBucket::new(1 << 20, millis(100))));
+    assert_eq!(limits.write.operations, Some(TokenBucket::new(50, millis(100))));
+    // A whole number of tokens, however few.
+    assert_eq!(limits.total.operations, Some(TokenBucket::new(1, Duration::from_nanos(142_857_142))));
+    assert_eq!((limits.read.operations, limits.write.bytes, limits.total.bytes), (None, None, None));
+    for rate in [1, 9, 10, 999, 1_000_003, u64::MAX] {
+        let TokenBucket { size, refill_time, .. } = bucket(rate);
+        let obtained = size as f64 / refill_time.as_secs_f64();
+        assert!((obtained / rate as f64 - 1.0).abs() < 1e-6, "{rate}: {obtained}");
     }
 }

@@ -6,6 +6,7 @@
 
 mod devices;
 mod limits;
+mod rate_limiter;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub use limits::{
     CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US,
     MAX_CPU_WEIGHT, MIN_CPU_PERIOD_US,
 };
+pub use rate_limiter::{Bucket, RateLimiter};
 
 /// Smallest guest RAM in MiB: an image is loaded from 1 MiB up, and has to have room.
 pub const MIN_MEMORY_MIB: u32 = 4;
@@ -303,7 +305,7 @@ impl VmConfig {
     /// A source of random numbers.
     #[must_use]
     pub fn entropy(mut self) -> Self {
-        self.entropy = Some(Entropy {});
+        self.entropy = Some(Entropy::default());
         self
     }
 

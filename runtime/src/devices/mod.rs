@@ -3,6 +3,7 @@
 //! Owns the handles of their workers on the shard. Never knows what a device does.
 
 mod keeper;
+pub(crate) mod throttle;
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll};
 
 pub(crate) use keeper::seed;
 use ringlet_devices::virtio::HostEvent;
+use ringlet_io::limiter::{LimitError, Limits};
 use ringlet_io::{Owner, ShardContext};
 
 /// What a device's worker does for the lifecycle. Commands are carried out in the order in which they are given,
@@ -55,6 +57,8 @@ pub(crate) enum Activity {
 /// The devices of one VM.
 pub(crate) struct Devices {
     workers: Vec<Box<dyn Worker>>,
+    /// Has their limits.
+    owner: Owner,
     activity: Cell<Activity>,
 }
 
@@ -62,7 +66,18 @@ impl Devices {
     /// Starts the workers. One that cannot start tells it by [`Self::fault`].
     pub(crate) fn start(seeds: Vec<WorkerSeed>, cx: &ShardContext, owner: &Owner) -> Self {
         let workers = seeds.into_iter().map(|seed| seed(cx, owner)).collect();
-        Self { workers, activity: Cell::new(Activity::Running) }
+        Self { workers, owner: owner.clone(), activity: Cell::new(Activity::Running) }
+    }
+
+    /// Changes the limits of a device, or of [`throttle::DISKS`]: what `change` does not name stays. `Ok(false)` if
+    /// there is nothing of that name.
+    pub(crate) fn limit(&self, name: &str, change: &Limits) -> Result<bool, LimitError> {
+        throttle::change(&self.owner, name, change)
+    }
+
+    /// Gives all disks together these limits and no others.
+    pub(crate) fn limit_disks(&self, limits: &Limits) -> Result<(), LimitError> {
+        throttle::replace(&self.owner, throttle::DISKS, limits)
     }
 
     /// Waits for a device that cannot go on; for ever, if all can.

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use ringlet_devices::virtio::HostEvent;
 use ringlet_io::ShardContext;
+use ringlet_io::limiter::{LimitError, Limits};
 use ringlet_metrics::VmState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -52,6 +53,12 @@ pub(crate) enum VmCommand {
     Resume(Reply),
     /// New limits, which are valid.
     SetLimits(LimitsConfig, Reply),
+    /// New limits of one device: those that are named.
+    LimitDevice {
+        device: String,
+        change: Limits,
+        reply: Reply,
+    },
     /// Something that one of the devices is to know.
     Notice {
         device: String,
@@ -158,7 +165,13 @@ impl Living {
             Event::Command(VmCommand::Pause(reply)) => self.pause(phase, reply),
             Event::Command(VmCommand::Resume(reply)) => self.resume(phase, reply),
             Event::Command(VmCommand::SetLimits(limits, reply)) => {
-                let _ = reply.send(self.vm.machine.cpu.set(limits.cpu));
+                let _ = reply.send(self.set_limits(&limits));
+                phase
+            }
+            Event::Command(VmCommand::LimitDevice { device, change, reply }) => {
+                let unknown = || Error::config("device", format!("the VM has no device {device:?}"));
+                let done = self.devices.limit(&device, &change).map_err(|error| bad_limit(&error));
+                let _ = reply.send(done.and_then(|known| known.then_some(()).ok_or_else(unknown)));
                 phase
             }
             Event::Command(VmCommand::Notice { device, event, reply }) => {
@@ -166,6 +179,12 @@ impl Living {
                 phase
             }
         }
+    }
+
+    /// The CPU's first: it may be refused.
+    fn set_limits(&self, limits: &LimitsConfig) -> Result<()> {
+        self.vm.machine.cpu.set(limits.cpu)?;
+        self.devices.limit_disks(&limits.disk.limits()).map_err(|error| bad_limit(&error))
     }
 
     fn start(&mut self, phase: Phase, reply: Reply) -> Phase {
@@ -359,12 +378,16 @@ async fn stop_asked(commands: &mut mpsc::UnboundedReceiver<VmCommand>) {
             VmCommand::Start(reply) => (Some(reply), "start"),
             VmCommand::Pause(reply) => (Some(reply), "be paused"),
             VmCommand::Resume(reply) => (Some(reply), "be resumed"),
-            VmCommand::SetLimits(_, reply) => (Some(reply), "be limited"),
+            VmCommand::SetLimits(_, reply) | VmCommand::LimitDevice { reply, .. } => (Some(reply), "be limited"),
             VmCommand::Notice { reply, .. } => (reply, "look at its disk"),
         };
         let Some(reply) = reply else { continue };
         let _ = reply.send(Err(Error::State { operation, state: "has ended" }));
     }
+}
+
+fn bad_limit(error: &LimitError) -> Error {
+    Error::config("rate_limiter", error.to_string())
 }
 
 fn refuse(reply: Reply, operation: &'static str, phase: Phase) -> Phase {
