@@ -13,6 +13,7 @@ use crate::counter::{Counter, HistogramSnapshot};
 use crate::device::DeviceMetrics;
 use crate::families::{ShardMetrics, VmMetrics};
 use crate::labels::{DeviceKind, RequestKind, RequestStatus};
+use crate::limiter::LimiterReading;
 use crate::registry::State;
 use crate::table::*;
 
@@ -142,6 +143,32 @@ impl Families {
     }
 }
 
+/// The levels of limits of all VMs.
+fn limiters(vms: &[Arc<VmMetrics>]) -> Vec<MetricFamily> {
+    let read = |vm: &Arc<VmMetrics>| {
+        let id = vm.id().to_owned();
+        vm.limiters().into_iter().map(move |(name, reading)| (id.clone(), name, reading))
+    };
+    let limiters: Vec<_> = vms.iter().flat_map(read).collect();
+    let each = |spec: &Spec, value: fn(&LimiterReading) -> f64| {
+        let sample =
+            |(vm, name, reading): &(String, String, LimiterReading)| spec.sample(&[vm, name], value(reading));
+        spec.family(limiters.iter().map(sample).collect())
+    };
+    let tokens = limiters.iter().flat_map(|(vm, name, reading)| {
+        let left = reading.tokens.iter().map(|tokens| (tokens.meter, tokens.left as f64));
+        LIMITER_TOKENS.by_label(&[vm, name], left)
+    });
+    vec![
+        each(&LIMITER_OPERATIONS, |reading| reading.operations as f64),
+        each(&LIMITER_BYTES, |reading| reading.bytes as f64),
+        each(&LIMITER_THROTTLED, |reading| reading.throttled as f64),
+        each(&LIMITER_THROTTLED_TIME, |reading| seconds(reading.throttled_nanos)),
+        each(&LIMITER_WAITING, |reading| reading.waiting as f64),
+        LIMITER_TOKENS.family(tokens.collect()),
+    ]
+}
+
 fn device_requests(spec: &Spec, vm: &str, device: &DeviceMetrics) -> Vec<Metric> {
     let of_kind = |kind: RequestKind| {
         let counts = RequestStatus::ALL.iter().map(move |status| (*status, device.requests(kind, *status)));
@@ -170,6 +197,7 @@ impl Collector for Families {
         let vms = self.state.live_vms();
         families.extend(Self::vms(&vms));
         families.extend(Self::devices(&vms));
+        families.extend(limiters(&vms));
         families
     }
 }

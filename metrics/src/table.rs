@@ -192,10 +192,45 @@ pub(crate) const DEVICE_BROKEN: Spec = spec(
     "Queues that stopped for good because of what the driver wrote into them.",
 );
 
+pub(crate) const LIMITER_OPERATIONS: Spec = spec(
+    "ringlet_limiter_operations_total",
+    COUNTER,
+    LIMITER,
+    "Requests that a level of limits has admitted.",
+);
+pub(crate) const LIMITER_BYTES: Spec = spec(
+    "ringlet_limiter_bytes_total",
+    COUNTER,
+    LIMITER,
+    "Bytes of the requests that a level of limits has admitted.",
+);
+pub(crate) const LIMITER_THROTTLED: Spec = spec(
+    "ringlet_limiter_throttled_operations_total",
+    COUNTER,
+    LIMITER,
+    "Requests that had to wait at a level of limits.",
+);
+pub(crate) const LIMITER_THROTTLED_TIME: Spec = spec(
+    "ringlet_limiter_throttled_seconds_total",
+    COUNTER,
+    LIMITER,
+    "Time that requests waited at a level of limits, one after the other or side by side.",
+);
+pub(crate) const LIMITER_WAITING: Spec =
+    spec("ringlet_limiter_waiting_operations", GAUGE, LIMITER, "Requests that wait at a level of limits.");
+pub(crate) const LIMITER_TOKENS: Spec = spec(
+    "ringlet_limiter_tokens",
+    GAUGE,
+    &["vm", "limiter", "meter"],
+    "Tokens that a token bucket has left; less than 0 if they are owed.",
+);
+
+/// Labels of the families with one sample a level of limits.
+const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 34] = [
+pub(crate) const ALL: [&Spec; 40] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -230,4 +265,10 @@ pub(crate) const ALL: [&Spec; 34] = [
     &DEVICE_DROPPED,
     &DEVICE_RESETS,
     &DEVICE_BROKEN,
+    &LIMITER_OPERATIONS,
+    &LIMITER_BYTES,
+    &LIMITER_THROTTLED,
+    &LIMITER_THROTTLED_TIME,
+    &LIMITER_WAITING,
+    &LIMITER_TOKENS,
 ];

@@ -36,18 +36,12 @@ mod vm;
 
 pub use assembly::Resources;
 pub use config::{
-<<<<<<< HEAD
-    BootProtocol, BootSource, CacheType, CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DEFAULT_QUEUE_SIZE,
-    DiskLimits, Drive, DriveExtras, DriveIoEngine, Entropy, Extras, HugePages, ImageRef, LimitsConfig,
-    MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US, MAX_CPU_WEIGHT, MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID,
-    MAX_MEMORY_MIB, MAX_NAME, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK,
-    MIN_CPU_PERIOD_US, MIN_MEMORY_MIB, MIN_QUEUE_SIZE, MachineConfig, VmConfig, Volatile,
-=======
-    BootProtocol, BootSource, Bucket, CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine,
-    Entropy, Extras, HugePages, ImageRef, MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_MEMORY_MIB,
-    MAX_NAME, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MIN_MEMORY_MIB,
-    MIN_QUEUE_SIZE, MachineConfig, RateLimiter, VmConfig, Volatile,
->>>>>>> 138c565 (Limit disks and randomness by Firecracker's rate limiters)
+    BootProtocol, BootSource, Bucket, CONSOLE_ID, CacheType, CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US,
+    DEFAULT_QUEUE_SIZE, DiskLimits, Drive, DriveExtras, DriveIoEngine, ENTROPY_ID, Entropy, Extras,
+    HugePages, ImageRef, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US, MAX_CPU_WEIGHT, MAX_DEVICES,
+    MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_MEMORY_MIB, MAX_NAME, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL,
+    MAX_VCPUS, MAX_VOLATILE_DISK, MIN_CPU_PERIOD_US, MIN_MEMORY_MIB, MIN_QUEUE_SIZE, MachineConfig,
+    RateLimiter, VmConfig, Volatile,
 };
 pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole};
 pub use cpu::DEFAULT_CPU_WEIGHT;

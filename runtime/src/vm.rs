@@ -7,7 +7,7 @@ use ringlet_devices::virtio::HostEvent;
 use ringlet_metrics::{VmMetrics, VmState};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{CONSOLE_ID, LimitsConfig};
+use crate::config::{CONSOLE_ID, LimitsConfig, RateLimiter};
 use crate::console::ConsoleInput;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Reply, VmCommand};

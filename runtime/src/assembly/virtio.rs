@@ -103,7 +103,8 @@ impl Virtio {
     /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes.
     pub(super) fn open(config: &VmConfig, console: Console) -> Result<Self> {
         let together = config.ringlet.limits.disk.limits();
-        let mut devices = drives(config).map(|drive| open_disk(drive, together)).collect::<Result<Vec<_>>>()?;
+        let mut devices =
+            drives(config).map(|drive| open_disk(drive, together)).collect::<Result<Vec<_>>>()?;
         if let Some(entropy) = &config.entropy {
             let own = entropy.rate_limiter.unwrap_or_default().limits();
             devices.push(Planned::Entropy(DeviceLimits { own, disks: None }));

@@ -90,11 +90,15 @@ impl Reporter {
         }
         // An end as guests end, or as they were told to, needs no words.
         if !matches!(outcome, Outcome::Exited { .. } | Outcome::Reset | Outcome::Stopped) {
-            let text = outcome.to_string();
-            let lines = text.lines().map(|line| format!("{prefix}ringlet: {}\n", Escaped(line)));
-            self.say(Message::Error(lines.collect()))?;
+            self.say_lines(prefix, &outcome.to_string())?;
         }
         Ok(())
+    }
+
+    /// Says `text` on standard error, with `prefix` before each line.
+    pub(super) fn say_lines(&mut self, prefix: &str, text: &str) -> io::Result<()> {
+        let lines = text.lines().map(|line| format!("{prefix}ringlet: {}\n", Escaped(line)));
+        self.say(Message::Error(lines.collect()))
     }
 
     /// Returns when all is written.

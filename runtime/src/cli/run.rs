@@ -50,13 +50,19 @@ pub(super) struct RunArgs {
     #[arg(long = "disk", value_name = "SOURCE[,OPTION]…", value_parser = disk::parse)]
     disks: Vec<DiskArg>,
 
-    /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N
+    /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N, disk.{rbps,wbps,riops,wiops,bps,iops}=N
     ///
     /// cpu.max=50ms/100ms is half a CPU, for all vCPUs and devices together; PERIOD is 100ms if absent, 1ms to 1s.
     /// cpu.weight is the share of CPUs that others want too, 1 to 10000, 100 if absent; more than that takes a privilege.
+    /// disk.* is of all disks together, each second: rbps, wbps and bps are bytes read, written and both (K, M, G: 1024);
+    /// riops, wiops and iops are requests (K, M, G: 1000).
     /// `max` takes away what the configuration file limits. With --count, each VM has these limits for itself.
     #[arg(long = "limit", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = limit::parse)]
     limits: Vec<LimitArg>,
+
+    /// When a VM has ended, say on standard error what its limits asked for, what it obtained, and how long it waited
+    #[arg(long)]
+    pub(super) limits_report: bool,
 
     /// Give the VM a source of random numbers (virtio-rng)
     #[arg(long)]
@@ -77,8 +83,10 @@ pub(super) struct RunArgs {
     timeout: Option<Duration>,
 
     /// Take the VM's configuration from a JSON file in Firecracker's format; options given here win
+    ///
+    /// SIGHUP takes the limits in it anew (limits, rate_limiter), unless the VM has the terminal.
     #[arg(long, value_hint = ValueHint::FilePath)]
-    config_file: Option<PathBuf>,
+    pub(super) config_file: Option<PathBuf>,
 
     /// What the event loops wait with
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]

@@ -15,7 +15,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
+    /// SIGHUP is one of them unless something else `takes_hangup`.
+    pub(super) fn new(takes_hangup: bool) -> io::Result<Self> {
         let kinds = [
             (SignalKind::interrupt(), 130),
             (SignalKind::quit(), 131),
@@ -25,7 +26,8 @@ impl Signals {
             (SignalKind::user_defined1(), 143),
             (SignalKind::user_defined2(), 143),
         ];
-        let all = kinds.into_iter().map(|(kind, status)| Ok((signal(kind)?, status)));
+        let ends = kinds.into_iter().filter(|(kind, _)| !takes_hangup || *kind != SignalKind::hangup());
+        let all = ends.map(|(kind, status)| Ok((signal(kind)?, status)));
         Ok(Self { all: all.collect::<io::Result<_>>()?, status: None })
     }
 

@@ -5,11 +5,13 @@ use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringlet::{Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, Vm, VmConfig};
 
+use super::limits_report;
 use super::metrics_server::MetricsServer;
+use super::reload::on_hangup;
 use super::report::{OutcomeLog, Reporter};
 use super::run::RunArgs;
 use super::signals::Signals;
@@ -44,23 +46,29 @@ pub(super) fn raise_open_files() {
 }
 
 async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
-    let mut signals = Signals::new()?;
+    let single = args.count.get() == 1;
+    let mut terminal = if single { RawTerminal::new()? } else { None };
+    // Of a terminal that is gone, it means what it says.
+    let reloads = args.config_file.is_some() && terminal.is_none();
+    let mut signals = Signals::new(reloads)?;
     // A VM lives on one loop, so more would have nothing to do.
     let shards = args.shards.or((args.count == NonZero::<u32>::MIN).then_some(args.count));
     let runtime = Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards })?;
     let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
     let _metrics = args.metrics.as_ref().map(serve).transpose()?;
     let mut reporter = Reporter::new(args.outcome.as_deref().map(OutcomeLog::open).transpose()?);
-    let single = args.count.get() == 1;
-    let mut terminal = if single { RawTerminal::new()? } else { None };
+    let begun = Instant::now();
     let vms = Arc::new(launch(&runtime, args, &config, &mut signals).await?);
     if single {
         feed_stdin(&vms, terminal.is_some())?;
     }
+    let report = |vm: &Vm| args.limits_report.then(|| limits_report::of(vm, &config, begun.elapsed()));
+    let ended = Ended { single, report: &report };
     let sized = terminal.is_some() && config.ringlet.console;
     let status = tokio::select! {
         biased;
-        status = watch(&vms, &mut reporter, &mut terminal, single) => status?,
+        status = watch(&vms, &mut reporter, &mut terminal, &ended) => status?,
+        never = on_hangup(args, config.clone(), &vms), if reloads => match never? {},
         () = follow_size(&vms), if sized => FAILED,
         () = second_signal(&mut signals, &vms) => {
             // Whatever still waits, for a reader or for anything else, is not worth waiting for.
@@ -121,19 +129,30 @@ async fn launch(
     Ok(vms)
 }
 
+/// How ends are told.
+struct Ended<'a> {
+    /// There is only one VM, which needs no name.
+    single: bool,
+    /// What else there is to say of a VM that has ended.
+    report: &'a dyn Fn(&Vm) -> Option<String>,
+}
+
 /// Waits for the ends of all VMs, in their order, and reports them. Returns the first exit status that is not 0.
 async fn watch(
     vms: &[Vm],
     reporter: &mut Reporter,
     terminal: &mut Option<RawTerminal>,
-    single: bool,
+    ended: &Ended<'_>,
 ) -> CliResult<u8> {
     let mut status = 0;
     for vm in vms {
         let outcome: Arc<Outcome> = vm.wait().await;
         drop(terminal.take());
-        let prefix = if single { String::new() } else { format!("[{}] ", vm.name()) };
+        let prefix = if ended.single { String::new() } else { format!("[{}] ", vm.name()) };
         reporter.ended(vm, &outcome, &prefix)?;
+        if let Some(report) = (ended.report)(vm) {
+            reporter.say_lines(&prefix, &report)?;
+        }
         status = if status == 0 { outcome.exit_status() } else { status };
     }
     Ok(status)

@@ -31,9 +31,10 @@ pub const MAX_VOLATILE_DISK: u64 = 1 << 40;
 /// Bytes of a sector: sizes of disks are multiples of this.
 const SECTOR: u64 = 512;
 
-/// Names of devices that are no disks.
-pub(crate) const ENTROPY_ID: &str = "rng0";
-pub(crate) const CONSOLE_ID: &str = "console0";
+/// Name of the source of random numbers.
+pub const ENTROPY_ID: &str = "rng0";
+/// Name of the virtio console.
+pub const CONSOLE_ID: &str = "console0";
 
 /// A disk, in Firecracker's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -163,7 +163,9 @@ impl DiskLimits {
             ("disk.iops", iops),
         ];
         match fields.into_iter().find(|(_, value)| *value == Some(0)) {
-            Some((field, _)) => Err(Error::config(field, "is 0: nothing would ever pass; use `readonly`, or 1")),
+            Some((field, _)) => {
+                Err(Error::config(field, "is 0: nothing would ever pass; use `readonly`, or 1"))
+            }
             None => Ok(()),
         }
     }

@@ -48,7 +48,12 @@ fn bad_limits_are_refused_with_field_and_range() {
 
 #[test]
 fn limits_of_disks_are_buckets_of_a_tenth_of_a_second() {
-    let limits = config(r#"{"disk": {"rbps": 10485760, "wiops": 500, "iops": 7}}"#).unwrap().ringlet.limits.disk.limits();
+    let limits = config(r#"{"disk": {"rbps": 10485760, "wiops": 500, "iops": 7}}"#)
+        .unwrap()
+        .ringlet
+        .limits
+        .disk
+        .limits();
     let millis = Duration::from_millis;
     assert_eq!(limits.read.bytes, Some(TokenBucket::new(1 << 20, millis(100))));
     assert_eq!(limits.write.operations, Some(TokenBucket::new(50, millis(100))));

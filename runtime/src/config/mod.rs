@@ -16,10 +16,10 @@ use ringlet_boot::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-pub(crate) use devices::{CONSOLE_ID, ENTROPY_ID};
 pub use devices::{
-    CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, Entropy, MAX_DEVICES, MAX_DRIVE_ID,
-    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, MIN_QUEUE_SIZE, Volatile,
+    CONSOLE_ID, CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, ENTROPY_ID, Entropy,
+    MAX_DEVICES, MAX_DRIVE_ID, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, MIN_QUEUE_SIZE,
+    Volatile,
 };
 pub use limits::{
     CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US,

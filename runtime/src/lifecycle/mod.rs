@@ -378,7 +378,9 @@ async fn stop_asked(commands: &mut mpsc::UnboundedReceiver<VmCommand>) {
             VmCommand::Start(reply) => (Some(reply), "start"),
             VmCommand::Pause(reply) => (Some(reply), "be paused"),
             VmCommand::Resume(reply) => (Some(reply), "be resumed"),
-            VmCommand::SetLimits(_, reply) | VmCommand::LimitDevice { reply, .. } => (Some(reply), "be limited"),
+            VmCommand::SetLimits(_, reply) | VmCommand::LimitDevice { reply, .. } => {
+                (Some(reply), "be limited")
+            }
             VmCommand::Notice { reply, .. } => (reply, "look at its disk"),
         };
         let Some(reply) = reply else { continue };

@@ -1,0 +1,134 @@
+//! SIGHUP: takes the limits of the configuration file anew, for VMs that run.
+//!
+//! Owns what has changed since the last time. Everything else in the file needs a new VM, and is left alone.
+
+use std::convert::Infallible;
+use std::io;
+
+use ringlet::{Bucket, Drive, ENTROPY_ID, Error, RateLimiter, Vm, VmConfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::CliResult;
+use super::run::RunArgs;
+
+/// What a bucket becomes that is not in the file any more.
+const UNLIMITED: Bucket = Bucket { size: 0, one_time_burst: None, refill_time: 0 };
+
+/// Applies the file's limits with each SIGHUP. What cannot be applied is said on standard error, and changes nothing.
+pub(super) async fn on_hangup(args: &RunArgs, mut config: VmConfig, vms: &[Vm]) -> io::Result<Infallible> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    loop {
+        if hangups.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        match args.config() {
+            Ok(new) => {
+                let changed = apply(&config, &new, vms).await;
+                match changed {
+                    Ok(changes) => eprintln!("ringlet: {}", say(changes, vms.len())),
+                    Err(error) => eprintln!("ringlet: the new limits do not all hold: {error}"),
+                }
+                config = new;
+            }
+            Err(error) => eprintln!("ringlet: the limits stay as they are: {error}"),
+        }
+    }
+}
+
+fn say(changes: usize, vms: usize) -> String {
+    match (changes, vms) {
+        (0, _) => "the configuration file asks for no other limits".into(),
+        (changes, 1) => format!("{changes} limits changed"),
+        (changes, vms) => format!("{changes} limits changed, of {vms} VMs"),
+    }
+}
+
+/// Gives the VMs the limits of `new`, where they differ from those of `old`; how many differ.
+async fn apply(old: &VmConfig, new: &VmConfig, vms: &[Vm]) -> CliResult<usize> {
+    let devices = changed_devices(old, new);
+    let whole = old.ringlet.limits != new.ringlet.limits;
+    for vm in vms {
+        match apply_to(vm, whole.then_some(new), &devices).await {
+            // It has ended.
+            Ok(()) | Err(Error::State { .. }) => {}
+            Err(error) => return Err(format!("{}: {error}", vm.name()).into()),
+        }
+    }
+    Ok(devices.len() + usize::from(whole))
+}
+
+async fn apply_to(
+    vm: &Vm,
+    whole: Option<&VmConfig>,
+    devices: &[(String, RateLimiter)],
+) -> ringlet::Result<()> {
+    if let Some(config) = whole {
+        vm.set_limits(config.ringlet.limits).await?;
+    }
+    for (device, change) in devices {
+        vm.set_rate_limiter(device, *change).await?;
+    }
+    Ok(())
+}
+
+/// The devices with other limits than before, and the change for each.
+fn changed_devices(old: &VmConfig, new: &VmConfig) -> Vec<(String, RateLimiter)> {
+    let of = |config: &VmConfig, id: &str| {
+        let same = |drive: &&Drive| drive.drive_id == id;
+        config.drives.iter().find(same).and_then(|drive| drive.rate_limiter).unwrap_or_default()
+    };
+    let disks = old.drives.iter().map(|drive| drive.drive_id.as_str());
+    let mut changes: Vec<_> =
+        disks.filter_map(|id| Some((id.to_owned(), change(of(old, id), of(new, id))?))).collect();
+    if let (Some(old), Some(new)) = (old.entropy, new.entropy) {
+        let change = change(old.rate_limiter.unwrap_or_default(), new.rate_limiter.unwrap_or_default());
+        changes.extend(change.map(|change| (ENTROPY_ID.to_owned(), change)));
+    }
+    changes
+}
+
+/// What makes `new` of `old`; `None` if they are the same. A bucket that stays the same keeps its tokens.
+fn change(old: RateLimiter, new: RateLimiter) -> Option<RateLimiter> {
+    let bucket = |old: Option<Bucket>, new: Option<Bucket>| match new {
+        _ if old == new => None,
+        None => Some(UNLIMITED),
+        new => new,
+    };
+    let change =
+        RateLimiter { bandwidth: bucket(old.bandwidth, new.bandwidth), ops: bucket(old.ops, new.ops) };
+    (change != RateLimiter::default()).then_some(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(limiter: Option<RateLimiter>) -> VmConfig {
+        let mut config = VmConfig::new("blkbench").entropy();
+        config.drives.push(Drive { rate_limiter: limiter, ..Drive::null("data", 1 << 20) });
+        config
+    }
+
+    #[test]
+    fn only_buckets_that_differ_are_changed() {
+        let (slow, fast) = (RateLimiter::operations(100), RateLimiter::operations(2000));
+        assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(slow))), []);
+        assert_eq!(changed_devices(&disk(None), &disk(Some(slow))), [("data".into(), slow)]);
+        let both = RateLimiter { bandwidth: RateLimiter::bytes(1 << 20).bandwidth, ..slow };
+        let bytes_only = RateLimiter { ops: None, ..both };
+        assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(both))), [("data".into(), bytes_only)]);
+        assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(fast))), [("data".into(), fast)]);
+    }
+
+    #[test]
+    fn a_limit_that_is_gone_from_the_file_is_taken_away() {
+        let mut limited = disk(Some(RateLimiter::bytes(1 << 20)));
+        limited.entropy.as_mut().unwrap().rate_limiter = Some(RateLimiter::operations(10));
+        let changes = changed_devices(&limited, &disk(None));
+        let gone = |bandwidth, ops| RateLimiter { bandwidth, ops };
+        assert_eq!(
+            changes,
+            [("data".into(), gone(Some(UNLIMITED), None)), (ENTROPY_ID.into(), gone(None, Some(UNLIMITED)))]
+        );
+    }
+}
