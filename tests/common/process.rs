@@ -59,19 +59,12 @@ impl Running {
 
     /// Reads standard output until it holds `text`; returns what was read.
     pub(crate) fn until_printed(&mut self, text: &str) -> String {
-        let stdout = self.0.stdout.as_mut().unwrap();
-        let mut read = Vec::new();
-        let mut buffer = [0; 1024];
-        loop {
-            let so_far = String::from_utf8_lossy(&read).into_owned();
-            if so_far.contains(text) {
-                return so_far;
-            }
-            match stdout.read(&mut buffer).unwrap() {
-                0 => panic!("it ended without {text:?}: {so_far:?}"),
-                count => read.extend(&buffer[..count]),
-            }
-        }
+        read_until(self.0.stdout.as_mut().unwrap(), text)
+    }
+
+    /// Reads standard error until it holds `text`; returns what was read.
+    pub(crate) fn until_said(&mut self, text: &str) -> String {
+        read_until(self.0.stderr.as_mut().unwrap(), text)
     }
 
     pub(crate) fn type_in(&mut self, text: &str) {
@@ -108,6 +101,21 @@ impl Drop for Running {
         if matches!(self.0.try_wait(), Ok(None)) {
             let _ = self.0.kill();
             let _ = self.0.wait();
+        }
+    }
+}
+
+fn read_until(stream: &mut impl Read, text: &str) -> String {
+    let mut read = Vec::new();
+    let mut buffer = [0; 1024];
+    loop {
+        let so_far = String::from_utf8_lossy(&read).into_owned();
+        if so_far.contains(text) {
+            return so_far;
+        }
+        match stream.read(&mut buffer).unwrap() {
+            0 => panic!("it ended without {text:?}: {so_far:?}"),
+            count => read.extend(&buffer[..count]),
         }
     }
 }

@@ -6,8 +6,10 @@ use super::{Gate, Limiter};
 use crate::owner::Owner;
 use crate::shard::ShardContext;
 
+type Make = dyn FnOnce(&ShardContext, &Owner) -> Limiter + Send;
+
 /// Makes a [`Limiter`], which is `!Send`, on its shard.
-pub struct LimiterSeed(Box<dyn FnOnce(&ShardContext, &Owner) -> Limiter + Send>);
+pub struct LimiterSeed(Box<Make>);
 
 impl LimiterSeed {
     /// What `make` gives.

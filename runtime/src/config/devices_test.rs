@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::{Bucket, RateLimiter};
 
 fn drives(json: &str) -> Result<VmConfig, String> {
     let text = format!(r#"{{"boot-source": {{"kernel_image_path": "hello"}}, "drives": {json}}}"#);
@@ -43,13 +44,17 @@ fn a_disk_that_does_not_say_keeps_what_was_flushed() {
 }
 
 #[test]
-fn entropy_is_an_object_without_fields_yet() {
+fn entropy_may_have_a_rate_limiter() {
     let parse = |json: &str| {
         let text = format!(r#"{{"boot-source": {{"kernel_image_path": "hello"}}, "entropy": {json}}}"#);
         serde_json::from_str::<VmConfig>(&text).map_err(|e| e.to_string())
     };
     assert_eq!(parse("{}").unwrap(), VmConfig::new("hello").entropy());
-    assert!(parse(r#"{"rate_limiter": {}}"#).unwrap_err().contains("unknown field `rate_limiter`"));
+    let limited = parse(r#"{"rate_limiter": {"bandwidth": {"size": 1000, "refill_time": 100}}}"#).unwrap();
+    let bucket = Bucket { size: 1000, one_time_burst: None, refill_time: 100 };
+    let limiter = limited.entropy.unwrap().rate_limiter.unwrap();
+    assert_eq!(limiter, RateLimiter { bandwidth: Some(bucket), ops: None });
+    assert!(parse(r#"{"seed": 1}"#).unwrap_err().contains("unknown field `seed`"));
 }
 
 #[test]
@@ -76,7 +81,14 @@ fn sec_07_disks_out_of_range_are_refused_with_disk_field_and_range() {
         (format!(r#"[{{{file}, "ringlet": {{"serial": "{}"}}}}]"#, "x".repeat(21)), "1 to 20"),
         (format!(r#"[{{{file}, "partuuid": "a b"}}]"#), "partuuid: of drive \"d\""),
         (format!(r#"[{{{file}, "cache_type": "Fast"}}]"#), "unknown variant `Fast`"),
-        (format!(r#"[{{{file}, "rate_limiter": {{}}}}]"#), "unknown field `rate_limiter`"),
+        (format!(r#"[{{{file}, "rate_limiter": {{"iops": 1}}}}]"#), "unknown field `iops`"),
+        (format!(r#"[{{{file}, "rate_limiter": {{"ops": {{"size": 1}}}}}}]"#), "missing field `refill_time`"),
+        (
+            format!(
+                r#"[{{{file}, "rate_limiter": {{"ops": {{"size": 1, "refill_time": 5000000000000}}}}}}]"#
+            ),
+            "rate_limiter: of drive \"d\": a refill_time is longer than 4611686018427 ms",
+        ),
         (
             format!(r#"[{{{file}, "ringlet": {{"uninitialized_reads": true}}}}]"#),
             "unknown field `uninitialized_reads`",

@@ -107,6 +107,13 @@ impl LimitsConfig {
         self
     }
 
+    /// What all disks together may do.
+    #[must_use]
+    pub fn disk(mut self, disk: DiskLimits) -> Self {
+        self.disk = disk;
+        self
+    }
+
     /// Checks every range.
     pub fn validate(&self) -> Result<()> {
         self.disk.validate()?;
@@ -171,10 +178,16 @@ impl DiskLimits {
     }
 }
 
-/// A bucket of a tenth of a second for a rate, exact to a billionth.
+/// A bucket of about a tenth of a second for a rate: exact if that can be, else to a billionth.
 fn bucket(per_second: u64) -> TokenBucket {
+    const SECOND: u64 = 1_000_000_000;
+    // Of what divides a second.
+    let parts = [10, 8, 16, 5, 4].into_iter().find(|&parts| per_second >= parts && per_second % parts == 0);
+    if let Some(parts) = parts {
+        return TokenBucket::new(per_second / parts, Duration::from_nanos(SECOND / parts));
+    }
     let size = (per_second / 10).max(1);
-    let nanos = u128::from(size) * 1_000_000_000 / u128::from(per_second.max(1));
+    let nanos = (u128::from(size) * u128::from(SECOND)).div_ceil(u128::from(per_second.max(1)));
     TokenBucket::new(size, Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }
 

@@ -58,8 +58,10 @@ fn limits_of_disks_are_buckets_of_a_tenth_of_a_second() {
     assert_eq!(limits.read.bytes, Some(TokenBucket::new(1 << 20, millis(100))));
     assert_eq!(limits.write.operations, Some(TokenBucket::new(50, millis(100))));
     // A whole number of tokens, however few.
-    assert_eq!(limits.total.operations, Some(TokenBucket::new(1, Duration::from_nanos(142_857_142))));
+    assert_eq!(limits.total.operations, Some(TokenBucket::new(1, Duration::from_nanos(142_857_143))));
     assert_eq!((limits.read.operations, limits.write.bytes, limits.total.bytes), (None, None, None));
+    // A power of two has no tenth.
+    assert_eq!(bucket(1 << 30), TokenBucket::new(1 << 27, millis(125)));
     for rate in [1, 9, 10, 999, 1_000_003, u64::MAX] {
         let TokenBucket { size, refill_time, .. } = bucket(rate);
         let obtained = size as f64 / refill_time.as_secs_f64();

@@ -1,0 +1,183 @@
+//! Limits of disks and randomness on real KVM, on both engines: that a guest gets no more than its limits, that they can
+//! be changed while requests wait, and that nothing waits for them that should not. How exact they are is a benchmark's.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::process::{Running, ringlet, run};
+use common::{Guest, Host, eventually, on_both_engines, rounds, within};
+use ringlet::{Bucket, DiskLimits, Drive, LimitsConfig, Outcome, RateLimiter, VmConfig, VmState};
+use ringlet_metrics::LimiterReading;
+
+/// One token, and the next in an hour.
+const HARDLY: Bucket = Bucket { size: 1, one_time_burst: None, refill_time: 3_600_000 };
+/// The level of all disks of a VM.
+const DISKS: &str = "vm.disk";
+
+/// A guest that makes `requests` of 4 KiB of its first disk, 16 at a time.
+fn reader(drives: impl IntoIterator<Item = Drive>, requests: u64) -> VmConfig {
+    let total = (requests * 4096).to_string();
+    let args = ["--mode", "randread", "--depth", "16", "--total", &total];
+    let mut config = VmConfig::new("blkbench").memory_mib(16).args(args);
+    config.drives.extend(drives);
+    config
+}
+
+/// So many reads a second of all disks together.
+fn reads(per_second: u64) -> LimitsConfig {
+    LimitsConfig::default().disk(DiskLimits { riops: Some(per_second), ..DiskLimits::default() })
+}
+
+fn null(limiter: Option<RateLimiter>) -> Drive {
+    Drive { rate_limiter: limiter, ..Drive::null("data", 1 << 20) }
+}
+
+fn reading(guest: &Guest, level: &str) -> LimiterReading {
+    let limiters = guest.vm.metrics().limiters();
+    limiters.into_iter().find(|(name, _)| name == level).unwrap().1
+}
+
+fn until_something_waits(guest: &Guest, level: &str) {
+    eventually("a request waits", || {
+        guest.vm.metrics().limiters().iter().any(|(name, reading)| name == level && reading.waiting > 0)
+    });
+}
+
+on_both_engines! {
+    async fn sec_02_a_guest_gets_no_more_of_a_disk_than_its_limits(host: Host) {
+        let requests = 64 + rounds(200);
+        for (limiter, limits, level) in [
+            (Some(RateLimiter::operations(500)), LimitsConfig::default(), "data"),
+            (Some(RateLimiter::bytes(500 * 4096)), LimitsConfig::default(), "data"),
+            (None, reads(500), DISKS),
+        ] {
+            let begun = Instant::now();
+            let guest = host.bundled_with(reader([null(limiter)], requests).limits(limits));
+            assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
+            let most = 50.0 + 500.0 * begun.elapsed().as_secs_f64() + 1.0;
+            let reading = reading(&guest, level);
+            assert!(reading.operations >= requests, "{reading:?}");
+            assert!(reading.operations as f64 <= most, "{reading:?}, at most {most}");
+            assert!(reading.throttled > 0 && reading.throttled_nanos > 0, "{reading:?}");
+            assert_eq!(reading.waiting, 0);
+        }
+    }
+
+    async fn sec_02_a_guest_gets_no_more_randomness_than_its_limit(host: Host) {
+        let mut config = VmConfig::new("rng").memory_mib(16).args(["256K"]).entropy();
+        config.entropy.as_mut().unwrap().rate_limiter =
+            Some(RateLimiter { bandwidth: None, ops: Some(HARDLY) });
+        let guest = host.bundled_with(config);
+        until_something_waits(&guest, "rng0");
+        assert_eq!(reading(&guest, "rng0").operations, 1);
+        guest.vm.set_rate_limiter("rng0", RateLimiter { bandwidth: None, ops: Some(Bucket { size: 0, ..HARDLY }) })
+            .await
+            .unwrap();
+        assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
+    }
+
+    async fn the_disks_of_a_vm_have_their_limit_together(host: Host) {
+        let mut config = reader([null(None), Drive::null("more", 1 << 20)], 64);
+        config.ringlet.limits = reads(400);
+        let guest = host.bundled_with(config);
+        assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
+        let names: Vec<_> = guest.vm.metrics().limiters().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["data", DISKS, "more"]);
+        assert_eq!(reading(&guest, "data").throttled, 0);
+        assert!(reading(&guest, DISKS).throttled > 0);
+    }
+
+    async fn a_limit_that_is_lifted_lets_go_what_waits(host: Host) {
+        let limiter = RateLimiter { bandwidth: None, ops: Some(HARDLY) };
+        let guest = host.bundled_with(reader([null(Some(limiter))], 100));
+        until_something_waits(&guest, "data");
+        let error = guest.vm.set_rate_limiter("other", limiter).await.unwrap_err().to_string();
+        assert!(error.contains("no device \"other\""), "{error}");
+        // What it does not name stays.
+        guest.vm.set_rate_limiter("data", RateLimiter::bytes(1 << 30)).await.unwrap();
+        assert!(reading(&guest, "data").operations < 100);
+        let unlimited = RateLimiter { bandwidth: None, ops: Some(Bucket { size: 0, ..HARDLY }) };
+        guest.vm.set_rate_limiter("data", unlimited).await.unwrap();
+        assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
+        let meters: Vec<_> = reading(&guest, "data").tokens.iter().map(|tokens| tokens.meter).collect();
+        assert_eq!(meters, ["bytes"]);
+    }
+
+    async fn a_vm_without_limits_can_be_given_some_and_lose_them_again(host: Host) {
+        let guest = host.bundled_with(reader([null(None)], 1_000_000_000).timeout(Duration::from_secs(3600)));
+        eventually("it reads", || guest.vm.metrics().limiters().iter().any(|(_, reading)| reading.operations > 10));
+        guest.vm.set_limits(reads(1)).await.unwrap();
+        until_something_waits(&guest, DISKS);
+        guest.vm.set_limits(LimitsConfig::default()).await.unwrap();
+        let before = reading(&guest, DISKS).operations;
+        eventually("it reads again", || reading(&guest, DISKS).operations > before + 100);
+        assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped);
+        assert!(guest.vm.set_limits(LimitsConfig::default()).await.is_err());
+    }
+
+    async fn a_vm_whose_requests_wait_pauses_resumes_and_stops(host: Host) {
+        let limiter = RateLimiter { bandwidth: None, ops: Some(HARDLY) };
+        let guest = host.bundled_with(reader([null(Some(limiter))], 100));
+        until_something_waits(&guest, "data");
+        within(guest.vm.pause()).await.unwrap();
+        assert_eq!(guest.vm.state(), VmState::Paused);
+        // Its place is given up; what it peeked is still the driver's.
+        assert_eq!(reading(&guest, "data").waiting, 0);
+        within(guest.vm.resume()).await.unwrap();
+        until_something_waits(&guest, "data");
+        assert_eq!(reading(&guest, "data").operations, 1);
+        assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped);
+    }
+}
+
+#[test]
+fn the_command_line_limits_and_reports() {
+    let total = (4096 * (64 + rounds(100))).to_string();
+    let args =
+        ["run", "blkbench", "--disk", "null:1M", "--limit", "disk.riops=500,disk.bps=1G", "--limits-report"];
+    let finished = run(&[&args[..], &["--", "--total", &total]].concat()).expect(0);
+    for what in ["limits over ", "vm.disk: asked 500.0 read operations/s, 1073741824.0 bytes/s", "waited, "] {
+        assert!(finished.stderr.contains(what), "{what}: {}", finished.stderr);
+    }
+    let finished = run(&["run", "exit", "--limits-report", "--", "3"]).expect(3);
+    assert!(finished.stderr.contains("none"), "{}", finished.stderr);
+    let refused = run(&["run", "exit", "--limit", "disk.riops=0"]).expect(125);
+    assert!(refused.stderr.contains("disk.riops: is 0"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_hangup_takes_the_limits_of_the_configuration_file_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vm.json");
+    let write = |limiter: &str| {
+        let text = format!(
+            r#"{{"boot-source": {{"kernel_image_path": "blkbench"}}, "drives": [{{"drive_id": "d", "is_root_device": false,
+                "ringlet": {{"backend": {{"null": {{"size": 1048576}}}}}} {limiter}}}]}}"#
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write(r#", "rate_limiter": {"ops": {"size": 1, "refill_time": 3600000}}"#);
+    let path = file.to_str().unwrap();
+    let mut running = Running::start(&mut ringlet(&[
+        "run",
+        "--config-file",
+        path,
+        "--",
+        "--total",
+        "400K",
+        "--mode",
+        "randread",
+    ]));
+    running.until_printed("randread");
+    // Nonsense changes nothing, and is told.
+    write(r#", "rate_limiter": {"ops": 7}"#);
+    running.signal(rustix::process::Signal::HUP);
+    running.until_said("the limits stay as they are");
+    write("");
+    running.signal(rustix::process::Signal::HUP);
+    running.until_said("1 limits changed");
+    running.until_printed("blkbench-result");
+    assert_eq!(running.status().code(), Some(0));
+}
