@@ -182,7 +182,8 @@ impl DiskLimits {
 fn bucket(per_second: u64) -> TokenBucket {
     const SECOND: u64 = 1_000_000_000;
     // Of what divides a second.
-    let parts = [10, 8, 16, 5, 4].into_iter().find(|&parts| per_second >= parts && per_second % parts == 0);
+    let parts =
+        [10, 8, 16, 5, 4].into_iter().find(|&parts| per_second >= parts && per_second.is_multiple_of(parts));
     if let Some(parts) = parts {
         return TokenBucket::new(per_second / parts, Duration::from_nanos(SECOND / parts));
     }
