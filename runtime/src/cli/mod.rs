@@ -49,7 +49,7 @@ enum Command {
     /// List the guest images that are part of this binary
     Images(ImagesArgs),
     /// Measure this host and Ringlet on it, and compare with the targets
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Print a completion script for a shell
     Completions {
         /// The shell
