@@ -131,7 +131,8 @@ impl Crew {
 
     /// What holds the vCPUs to the limits of their VM.
     fn cpu_limiter(&self, config: &VmConfig, metrics: &Arc<VmMetrics>) -> CpuLimiter {
-        CpuLimiter::new(self.controls.clone(), Arc::clone(metrics), config.ringlet.limits.cpu)
+        let bell = Arc::clone(&self.changed);
+        CpuLimiter::new(self.controls.clone(), bell, Arc::clone(metrics), config.ringlet.limits.cpu)
     }
 
     /// What lets vCPUs that wait for their shard look again.

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::process::{Pid, getpriority_process, setpriority_process};
 
+use super::pace::Alarm;
 use super::weight;
 use crate::error::{Error, Result};
 use crate::kvm::sys::{ThreadClock, ThreadTimer};
@@ -19,6 +20,10 @@ pub(super) struct Member {
     pub(super) used: u64,
     /// What it used between the last two looks.
     pub(super) progress: u64,
+    /// What it had used when the timers were set.
+    pub(super) at_alarm: u64,
+    /// Its timer of real time is set.
+    pub(super) armed: bool,
     /// It ran when the VM last did.
     pub(super) active: bool,
     /// How often it had slept, when it last looked itself.
@@ -32,6 +37,15 @@ pub(super) struct Timers {
 }
 
 impl Member {
+    /// No timer is to fire.
+    pub(super) fn disarm(&mut self) {
+        if let Some(timers) = &self.timers {
+            timers.cpu.set(0);
+            timers.real.set(0);
+        }
+        self.armed = false;
+    }
+
     /// The calling thread.
     pub(super) fn new() -> Result<Self> {
         let clock = ThreadClock::of_this_thread().map_err(Error::io("finding a vCPU thread's CPU clock"))?;
@@ -43,6 +57,8 @@ impl Member {
             timers: None,
             used: 0,
             progress: 0,
+            at_alarm: 0,
+            armed: false,
             active: true,
             sleeps: 0,
             quiet_until: 0,
@@ -63,10 +79,19 @@ impl Member {
     }
 }
 
-/// The timers of the threads that have some, with the vCPU's number.
-pub(super) fn timers(members: &[Option<Member>]) -> impl Iterator<Item = (usize, &Timers)> {
-    let present = members.iter().enumerate();
-    present.filter_map(|(place, member)| Some((place, member.as_ref()?.timers.as_ref()?)))
+/// Sets the timers of all threads: that of real time for vCPU `holder`, and for all that ran if the end is near.
+pub(super) fn set_timers(members: &mut [Option<Member>], now: u64, alarm: Alarm, holder: usize) {
+    let after = alarm.wake.saturating_sub(now).max(1);
+    for (place, member) in members.iter_mut().enumerate() {
+        let Some(member) = member else { continue };
+        let Some(timers) = &member.timers else { continue };
+        timers.cpu.set(alarm.cpu);
+        let arm = place == holder || alarm.near && member.active && member.quiet_until <= alarm.wake;
+        if arm || member.armed {
+            timers.real.set(if arm { after } else { 0 });
+        }
+        (member.armed, member.at_alarm) = (arm, member.used);
+    }
 }
 
 /// The vCPU that used the most since the last look, if any did.

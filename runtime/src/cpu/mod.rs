@@ -17,13 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringlet_metrics::VmMetrics;
+use tokio::sync::Notify;
 
 use crate::config::{CpuLimits, CpuMax};
 use crate::error::Result;
 use crate::vcpu::VcpuControl;
 use crate::vcpu::control::Flow;
 use budget::{Budget, Max, Standing, Stat};
-use member::{Member, busiest, own_nice, set_nice, sleeps_of_this_thread, timers, users};
+use member::{Member, busiest, own_nice, set_nice, set_timers, sleeps_of_this_thread, users};
 use pace::{Alarm, Look, Pace, Progress};
 pub use weight::DEFAULT_CPU_WEIGHT;
 
@@ -33,14 +34,21 @@ const LOOK_AGAIN: u64 = 1;
 /// A VM that uses less than this in a period does nothing but be woken to be looked at. Nanoseconds.
 const IDLE: u64 = 200_000;
 
+/// When the event loop looks again if a vCPU did at the same moment. Nanoseconds.
+const LOCKED: u64 = 200_000;
+
 /// The CPU limits of one VM.
 pub(crate) struct CpuLimiter {
     /// Moments are nanoseconds since this.
     origin: Instant,
     /// Until when the VM is throttled; 0 if it is not, [`LOOK_AGAIN`] if nobody has looked yet.
     until: AtomicU64,
+    /// When the event loop is to look; 0: not at all.
+    watch: AtomicU64,
     state: Mutex<State>,
     vcpus: Box<[Arc<VcpuControl>]>,
+    /// Rung when the event loop is to look.
+    bell: Arc<Notify>,
     metrics: Arc<VmMetrics>,
 }
 
@@ -63,17 +71,25 @@ struct Enforced {
     /// The event loop worked for the VM between the last two looks.
     shard_active: bool,
     idle_looks: u32,
-    throttled: bool,
+    /// What had been used when the timers were set.
+    at_alarm: u64,
     alarm: Alarm,
-    /// Whose timer of real time is set.
-    holder: Option<usize>,
+    /// When the event loop is to look; 0: not.
+    watch_at: u64,
+    /// When that was said, and what had been used then.
+    watched: Watched,
     /// What of the budget's account is in the metrics.
     told: Stat,
 }
 
 impl CpuLimiter {
     /// The limiter of a VM with these vCPUs, whose threads have not joined yet.
-    pub(crate) fn new(vcpus: Vec<Arc<VcpuControl>>, metrics: Arc<VmMetrics>, limits: CpuLimits) -> Self {
+    pub(crate) fn new(
+        vcpus: Vec<Arc<VcpuControl>>,
+        bell: Arc<Notify>,
+        metrics: Arc<VmMetrics>,
+        limits: CpuLimits,
+    ) -> Self {
         let state = State {
             members: vcpus.iter().map(|_| None).collect(),
             gone: 0,
@@ -83,8 +99,10 @@ impl CpuLimiter {
         Self {
             origin: Instant::now(),
             until: AtomicU64::new(0),
+            watch: AtomicU64::new(0),
             state: Mutex::new(state),
             vcpus: vcpus.into(),
+            bell,
             metrics,
         }
     }
@@ -157,31 +175,61 @@ impl CpuLimiter {
 
     /// Reads all clocks and settles the account. False if vCPU `index` may go on: then the timers are set.
     fn look(&self, index: usize) -> bool {
-        let mut state = self.lock();
-        let now = self.now();
         let sleeps = sleeps_of_this_thread();
-        let Some(standing) = state.charge(now, self.shard_nanos()) else {
+        let before = self.watch.load(Ordering::SeqCst);
+        let throttled = self.settle(self.lock(), Some(index), |state, left| state.go_on(index, sleeps, left));
+        let watch = self.watch.load(Ordering::SeqCst);
+        if watch != 0 && watch != before {
+            self.bell.notify_one();
+        }
+        throttled
+    }
+
+    /// When the VM's event loop is to call [`Self::inspect`], if at all. The bell is rung when that changes.
+    pub(crate) fn watch_at(&self) -> Option<Instant> {
+        let at = self.watch.load(Ordering::SeqCst);
+        (at != 0).then(|| self.origin.checked_add(Duration::from_nanos(at))).flatten()
+    }
+
+    /// Looks without disturbing a vCPU, for one that sleeps and may wake with little left. Called by the event loop,
+    /// which never waits here.
+    pub(crate) fn inspect(&self) {
+        match self.state.try_lock() {
+            Ok(state) => drop(self.settle(state, None, State::watch_on)),
+            // A vCPU looks just now, and says what comes next.
+            Err(_) => self.watch.store(self.now().saturating_add(LOCKED), Ordering::SeqCst),
+        }
+    }
+
+    /// Charges what was used; `go_on` follows if there is time left. Otherwise whoever runs, but vCPU `but`, is brought
+    /// out. Whether the VM is throttled.
+    fn settle(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        but: Option<usize>,
+        go_on: impl FnOnce(&mut State, Left),
+    ) -> bool {
+        let now = self.now();
+        let standing = state.charge(now, self.shard_nanos());
+        state.tell(&self.metrics);
+        let Some(Standing::Throttled { until }) = standing else {
             self.until.store(0, Ordering::SeqCst);
+            if let Some(Standing::Left { nanos, period_end }) = standing {
+                go_on(&mut state, Left { now, nanos, period_end });
+            }
+            let watch = state.enforced.as_ref().map_or(0, |enforced| enforced.watch_at);
+            self.watch.store(watch, Ordering::SeqCst);
             return false;
         };
-        state.tell(&self.metrics);
-        match standing {
-            Standing::Left { nanos, period_end } => {
-                self.until.store(0, Ordering::SeqCst);
-                state.go_on(index, sleeps, Left { now, nanos, period_end });
-                false
-            }
-            Standing::Throttled { until } => {
-                let before = self.until.swap(until.max(LOOK_AGAIN), Ordering::SeqCst);
-                state.halt();
-                drop(state);
-                if before == 0 {
-                    let others = self.vcpus.iter().enumerate().filter(|(other, _)| *other != index);
-                    others.for_each(|(_, vcpu)| vcpu.nudge());
-                }
-                true
-            }
+        let before = self.until.swap(until.max(LOOK_AGAIN), Ordering::SeqCst);
+        self.watch.store(0, Ordering::SeqCst);
+        state.halt(now);
+        drop(state);
+        if before <= LOOK_AGAIN {
+            let others = self.vcpus.iter().enumerate().filter(|(other, _)| Some(*other) != but);
+            others.for_each(|(_, vcpu)| vcpu.nudge());
         }
+        true
     }
 
     /// The moment until which a vCPU has to wait; `None` if it may look again.
@@ -203,6 +251,12 @@ impl CpuLimiter {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Watched {
+    now: u64,
+    used: u64,
 }
 
 /// CPU time that is left.
@@ -236,10 +290,6 @@ impl State {
             enforced.shard_active = shard > enforced.shard;
             self.members.iter_mut().flatten().for_each(|member| member.active = member.progress > 0);
         }
-        let waited = now.saturating_sub(enforced.alarm.set_at) >= enforced.budget.max().period;
-        let idle = waited && used - enforced.used.min(used) < IDLE && !enforced.throttled;
-        enforced.idle_looks = if idle { enforced.idle_looks.saturating_add(1) } else { 0 };
-        enforced.throttled = matches!(standing, Standing::Throttled { .. });
         (enforced.used, enforced.shard) = (used, shard);
         Some(standing)
     }
@@ -247,42 +297,45 @@ impl State {
     /// There is time left: sets the timers. vCPU `index` looks, having slept so often.
     fn go_on(&mut self, index: usize, sleeps: i64, left: Left) {
         let Self { members, enforced: Some(enforced), .. } = self else { return };
-        let Left { now, nanos, period_end } = left;
         let (period, alarm) = (enforced.budget.max().period, enforced.alarm);
         let mut awake = false;
         if let Some(member) = members.get_mut(index).and_then(Option::as_mut) {
-            let progress = Progress { nanos: member.progress, slept: sleeps != member.sleeps };
-            // It was woken only if it held the timer.
-            if enforced.holder == Some(index) || progress.nanos >= alarm.cpu {
-                member.quiet_until = Pace::quiet_until(now, alarm, progress, period, member.quiet_until);
+            let nanos = member.used - member.at_alarm.min(member.used);
+            let progress = Progress { nanos, slept: sleeps != member.sleeps };
+            // It was woken only if its timer was set.
+            if member.armed || progress.nanos >= alarm.cpu {
+                member.quiet_until = Pace::quiet_until(left.now, alarm, progress, period, member.quiet_until);
             }
             member.sleeps = sleeps;
             awake = !progress.slept || progress.nanos > 0;
         }
+        let idle =
+            left.now.saturating_sub(alarm.set_at) >= period && enforced.used - enforced.at_alarm < IDLE;
+        enforced.idle_looks = if idle { enforced.idle_looks.saturating_add(1) } else { 0 };
+        enforced.at_alarm = enforced.used;
         let holder = if awake { index } else { busiest(members).unwrap_or(index) };
         let quiet_until = members.get(holder).and_then(Option::as_ref).map_or(0, |member| member.quiet_until);
-        let users = users(members, enforced.shard_active);
-        let look = Look { now, left: nanos, period_end, period, users, idle_looks: enforced.idle_looks };
-        enforced.alarm = enforced.pace.alarm(look, quiet_until);
-        for (place, timers) in timers(members) {
-            timers.cpu.set(enforced.alarm.cpu);
-            if place == holder {
-                timers.real.set(enforced.alarm.wake.saturating_sub(now).max(1));
-            } else if enforced.holder == Some(place) {
-                timers.real.set(0);
-            }
-        }
-        enforced.holder = Some(holder);
+        enforced.alarm = enforced.pace.alarm(enforced.at(left, members), quiet_until);
+        enforced.watch(left.now, enforced.alarm.watch);
+        set_timers(members, left.now, enforced.alarm, holder);
+    }
+
+    /// The event loop looks, and there is time left: it may have to look again.
+    fn watch_on(&mut self, left: Left) {
+        let Self { members, enforced: Some(enforced), .. } = self else { return };
+        let since = left.now.saturating_sub(enforced.watched.now);
+        let moved = enforced.used > enforced.watched.used;
+        let at = enforced.pace.watch(enforced.at(left, members), since, moved);
+        enforced.watch(left.now, at.unwrap_or(0));
     }
 
     /// Nothing is left: nobody needs a timer.
-    fn halt(&mut self) {
-        timers(&self.members).for_each(|(_, timers)| {
-            timers.cpu.set(0);
-            timers.real.set(0);
-        });
+    fn halt(&mut self, now: u64) {
+        for member in self.members.iter_mut().flatten() {
+            member.disarm();
+        }
         if let Some(enforced) = &mut self.enforced {
-            enforced.holder = None;
+            enforced.watch(now, 0);
         }
     }
 
@@ -343,11 +396,24 @@ impl Enforced {
             shard,
             shard_active: false,
             idle_looks: 0,
-            throttled: false,
+            at_alarm: used,
             alarm: Alarm::default(),
-            holder: None,
+            watch_at: 0,
+            watched: Watched::default(),
             told: Stat::default(),
         }
+    }
+
+    /// The event loop is to look at `at`, if that is not 0.
+    fn watch(&mut self, now: u64, at: u64) {
+        self.watch_at = at;
+        self.watched = Watched { now, used: self.used };
+    }
+
+    fn at(&self, left: Left, members: &[Option<Member>]) -> Look {
+        let Left { now, nanos, period_end } = left;
+        let (users, idle_looks) = (users(members, self.shard_active), self.idle_looks);
+        Look { now, left: nanos, period_end, period: self.budget.max().period, users, idle_looks }
     }
 }
 

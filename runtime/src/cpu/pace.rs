@@ -3,7 +3,7 @@
 //! A timer of a thread's CPU time never disturbs a vCPU that is halted, but fires only at the scheduler's ticks, so up
 //! to one too late. A timer of real time is exact, but wakes a vCPU that is halted. So the first is set a tick early,
 //! and the second for the rest; if the second finds that the vCPU has slept instead, it is not set again for a period,
-//! or until the first has fired. Pure: all times are nanoseconds, and arguments.
+//! or until the first has fired; meanwhile the event loop looks, which disturbs no vCPU. Pure: all times are nanoseconds, and arguments.
 
 /// A step that is not worth being divided further: what entering and leaving a guest costs.
 const STEP: u64 = 50_000;
@@ -26,6 +26,13 @@ pub(crate) struct Look {
     pub(crate) idle_looks: u32,
 }
 
+impl Look {
+    /// What each may use of what is left, if all do.
+    fn share(self) -> u64 {
+        (self.left / self.users.max(1)).max(self.left.min(STEP))
+    }
+}
+
 /// What the timers are set to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Alarm {
@@ -35,6 +42,10 @@ pub(crate) struct Alarm {
     pub(crate) cpu: u64,
     /// The moment at which the vCPU that holds the timer of real time looks in any case.
     pub(crate) wake: u64,
+    /// The end is near, so every vCPU that ran looks at that moment: any of them may wait for a CPU then.
+    pub(crate) near: bool,
+    /// The moment at which the event loop looks, because no vCPU is to be woken though the end is near; 0: none.
+    pub(crate) watch: u64,
 }
 
 /// What a vCPU did between two looks.
@@ -56,10 +67,9 @@ pub(crate) struct Pace {
 impl Pace {
     /// What to set the timers to, if the vCPU that looks is not to be woken before `quiet_until`.
     pub(crate) fn alarm(self, look: Look, quiet_until: u64) -> Alarm {
-        let Look { now, left, period_end, period, users, idle_looks } = look;
-        let alarm = |cpu, wake| Alarm { set_at: now, cpu, wake };
-        let share = (left / users.max(1)).max(left.min(STEP));
-        let margin = self.tick.saturating_add(SLACK);
+        let Look { now, period_end, period, idle_looks, .. } = look;
+        let alarm = |cpu, wake| Alarm { set_at: now, cpu, wake, near: false, watch: 0 };
+        let (share, margin) = (look.share(), self.margin());
         let early = share.saturating_sub(margin).max(share / 8).max(1);
         if idle_looks > 0 {
             let pause = period.saturating_mul(1 << idle_looks.min(16)).min(LONGEST.max(period));
@@ -70,20 +80,36 @@ impl Pace {
         }
         let end = now.saturating_add(share).min(period_end);
         if end < quiet_until {
-            return alarm(early, quiet_until);
+            return Alarm { watch: end, ..alarm(share, quiet_until) };
         }
-        alarm(share, end)
+        Alarm { near: true, ..alarm(share, end) }
+    }
+
+    /// When the event loop looks again, if at all, after it has looked `since` nanoseconds after the last time, and
+    /// found that something was used (`moved`) or not.
+    pub(crate) fn watch(self, look: Look, since: u64, moved: bool) -> Option<u64> {
+        let Look { now, period_end, .. } = look;
+        if look.share() > self.margin().saturating_add(SLACK) {
+            return None;
+        }
+        let step = if moved { look.share() } else { look.share().max(since.saturating_mul(2)) };
+        let at = now.saturating_add(step.max(2 * STEP));
+        (moved || at < period_end).then_some(at.min(period_end.max(now.saturating_add(STEP))))
+    }
+
+    /// How much too late a timer of CPU time may fire, and some more.
+    fn margin(self) -> u64 {
+        self.tick.saturating_add(SLACK)
     }
 
     /// Until when a vCPU is not to be woken, after it was found at `now` to have made `progress` under `alarm`; `before`
     /// is what was said the last time.
     pub(crate) fn quiet_until(now: u64, alarm: Alarm, progress: Progress, period: u64, before: u64) -> u64 {
-        if progress.nanos >= alarm.cpu {
+        if progress.slept && now >= alarm.wake && progress.nanos < now.saturating_sub(alarm.set_at) / 4 {
+            now.saturating_add(period)
+        } else if progress.nanos >= alarm.cpu {
             // It runs: the timer of its CPU time has fired, or will with the next tick.
             0
-        } else if progress.slept && now >= alarm.wake && progress.nanos < now.saturating_sub(alarm.set_at) / 4
-        {
-            now.saturating_add(period)
         } else {
             before
         }

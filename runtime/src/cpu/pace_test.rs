@@ -8,7 +8,11 @@ fn look(left: u64) -> Look {
 }
 
 fn alarm(cpu: u64, wake: u64) -> Alarm {
-    Alarm { set_at: 1000 * MS, cpu, wake }
+    Alarm { set_at: 1000 * MS, cpu, wake, near: false, watch: 0 }
+}
+
+fn near(cpu: u64, wake: u64) -> Alarm {
+    Alarm { near: true, ..alarm(cpu, wake) }
 }
 
 #[test]
@@ -18,9 +22,9 @@ fn far_from_the_end_only_cpu_time_is_watched_a_tick_early() {
 
 #[test]
 fn near_the_end_real_time_is_watched_too() {
-    assert_eq!(PACE.alarm(look(3 * MS), 0), alarm(3 * MS, 1003 * MS));
+    assert_eq!(PACE.alarm(look(3 * MS), 0), near(3 * MS, 1003 * MS));
     let late = Look { period_end: 1001 * MS, ..look(3 * MS) };
-    assert_eq!(PACE.alarm(late, 0), alarm(3 * MS, 1001 * MS), "then there is a new quota");
+    assert_eq!(PACE.alarm(late, 0), near(3 * MS, 1001 * MS), "then there is a new quota");
 }
 
 #[test]
@@ -38,12 +42,28 @@ fn a_vcpu_that_slept_is_woken_once_a_period_and_watched_by_its_cpu_time() {
     assert_eq!(quiet, 1103 * MS);
     let later = Look { now: 1003 * MS, ..look(3 * MS) };
     let next = PACE.alarm(later, quiet);
-    assert_eq!(next.wake, quiet);
-    assert!(next.cpu < 3 * MS, "early enough to look again");
+    assert_eq!((next.wake, next.watch), (quiet, 1006 * MS), "the event loop looks instead");
+    assert_eq!(next.cpu, 3 * MS);
     let ran = Progress { nanos: next.cpu, slept: true };
     assert_eq!(Pace::quiet_until(1050 * MS, next, ran, 100 * MS, quiet), 0);
+    assert_eq!(
+        Pace::quiet_until(quiet, next, ran, 100 * MS, quiet),
+        quiet + 100 * MS,
+        "it took all that time"
+    );
     let little = Progress { nanos: next.cpu - 1, slept: true };
     assert_eq!(Pace::quiet_until(1050 * MS, next, little, 100 * MS, quiet), quiet);
+}
+
+#[test]
+fn the_event_loop_looks_when_all_may_be_used_and_ever_less_while_nothing_is() {
+    assert_eq!(PACE.watch(look(3 * MS), MS, true), Some(1003 * MS));
+    assert_eq!(PACE.watch(look(3 * MS), 4 * MS, false), Some(1008 * MS));
+    assert_eq!(PACE.watch(look(3 * MS), 60 * MS, false), None, "not beyond the period");
+    assert_eq!(PACE.watch(look(60 * MS), MS, true), None, "the vCPUs' timers do");
+    let late = Look { period_end: 1001 * MS, ..look(3 * MS) };
+    assert_eq!(PACE.watch(late, MS, true), Some(1001 * MS));
+    assert_eq!(PACE.watch(look(1), 0, true), Some(1000 * MS + 2 * STEP));
 }
 
 #[test]

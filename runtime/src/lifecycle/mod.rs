@@ -143,6 +143,7 @@ impl Living {
                 Event::Command(command.unwrap_or(VmCommand::Stop))
             }
             () = time_limit(cx, self.vm.deadline) => Event::TimeLimit,
+            () = time_limit(cx, self.vm.machine.cpu.watch_at()) => Event::CpuWatch,
             result = phase.devices_at_rest() => Event::Suspended(result),
             fault = self.devices.fault(), if !stopping => Event::Fault(fault),
         }
@@ -152,6 +153,10 @@ impl Living {
     fn apply(&mut self, event: Event, phase: Phase) -> Phase {
         match event {
             Event::Changed => phase,
+            Event::CpuWatch => {
+                self.vm.machine.cpu.inspect();
+                phase
+            }
             Event::TimeLimit => {
                 self.vm.deadline = None;
                 self.begin_stop(phase, Cause::TimeLimit)
@@ -358,11 +363,13 @@ enum Event {
     Changed,
     Command(VmCommand),
     TimeLimit,
+    /// CPU time may be used up.
+    CpuWatch,
     Suspended(Result<(), Fault>),
     Fault(Fault),
 }
 
-/// Waits for the end of the VM's time, if it has one.
+/// Waits for a moment, such as the end of the VM's time, if there is one.
 async fn time_limit(cx: &ShardContext, deadline: Option<Instant>) {
     match deadline {
         Some(at) => cx.timer().sleep(at.saturating_duration_since(Instant::now())).await,
