@@ -43,3 +43,41 @@ fn reports_that_nobody_reads_do_not_hold_up_a_signal() {
     }
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
+
+/// Runs `ringlet run` without the right to lower niceness, which root has.
+fn run_unprivileged(limit: &str) -> std::process::Output {
+    let run = [env!("CARGO_BIN_EXE_ringlet"), "run", "hello", "--limit", limit, "--", "--brief"];
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("prlimit");
+        command.args(["--nice=0:0", "setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]);
+        command
+    } else {
+        let mut command = Command::new("prlimit");
+        command.arg("--nice=0:0");
+        command
+    };
+    command.args(run).output().expect("prlimit and setpriv are part of util-linux")
+}
+
+/// Less than the usual share can always be had; more takes a privilege, and is not silently left out.
+#[test]
+fn a_larger_weight_than_usual_takes_a_privilege_and_a_smaller_none() {
+    let less = run_unprivileged("cpu.weight=50");
+    assert_eq!(less.status.code(), Some(0), "{}", String::from_utf8_lossy(&less.stderr));
+    let more = run_unprivileged("cpu.weight=200");
+    let errors = String::from_utf8_lossy(&more.stderr);
+    assert_eq!(more.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("cpu.weight: 200 is nice value") && errors.contains("CAP_SYS_NICE"), "{errors}");
+}
+
+/// Timers take a place in the user's signal queue: without one the VM ends, and says why.
+#[test]
+fn a_cpu_limit_without_room_for_its_timers_is_an_error() {
+    let output = Command::new("prlimit")
+        .args(["--sigpending=0", env!("CARGO_BIN_EXE_ringlet"), "run", "spin", "--limit", "cpu.max=50ms"])
+        .output()
+        .expect("prlimit is part of util-linux");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("RLIMIT_SIGPENDING"), "{errors}");
+}

@@ -14,6 +14,7 @@ mod density;
 mod idle_vms;
 mod interleave;
 mod launched;
+mod limiter;
 mod machine;
 mod process;
 mod qemu;
@@ -50,6 +51,8 @@ enum Bench {
     Density(Options),
     /// A VM's disk beside VMs that mean harm
     Victim(Options),
+    /// What VMs get of what their limits allow
+    Limiter(Options),
     /// Part of `boot` and `density`: holds idle VMs in a process of their own and prints what they cost
     #[command(hide = true)]
     IdleVms(idle_vms::IdleArgs),
@@ -82,6 +85,7 @@ pub(super) fn run(args: &BenchArgs) -> CliResult<ExitCode> {
         Bench::Block(args) => present(block::run(args)?, args.options),
         Bench::Density(options) => present(density::run(*options)?, *options),
         Bench::Victim(options) => present(victim::run(*options)?, *options),
+        Bench::Limiter(options) => present(limiter::run(*options)?, *options),
         Bench::IdleVms(args) => idle_vms::hold(args),
         Bench::HostLoop(args) => block::run_host_loop(args),
     }

@@ -28,6 +28,8 @@ pub(super) enum Unit {
     BytesPerSecond,
     /// A part of something: 1 is all of it.
     Ratio,
+    /// As [`Self::Ratio`], of something small: shown in percent.
+    Share,
     /// CPU time by time: 1 is one core.
     Cores,
 }
@@ -43,6 +45,7 @@ impl Unit {
             Self::PerSecond => format!("{value:.0} /s"),
             Self::BytesPerSecond => format!("{:.0} MiB/s", value / f64::from(1 << 20)),
             Self::Ratio => format!("{value:.3} ×"),
+            Self::Share => format!("{:.3} %", value * 100.0),
             Self::Cores => format!("{:.3} %", value * 100.0),
         }
     }
