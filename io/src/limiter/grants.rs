@@ -122,11 +122,7 @@ impl Tree {
         let Some((node, flow)) = self.members.get(member).map(|member| (member.node, member.flow)) else {
             return;
         };
-        let mut above = Some(node);
-        while let Some(node) = above.and_then(|node| self.nodes.get(node)) {
-            at = at.max(node.meters.due(cost).at);
-            above = node.above.map(|(above, _)| above);
-        }
+        at = at.max(self.due(member, cost));
         let mut grant = Grant { at, paid: [None; DEPTH] };
         let mut place = Some((node, flow));
         for paid in &mut grant.paid {

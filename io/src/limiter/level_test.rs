@@ -12,6 +12,8 @@ use crate::testing::*;
 on_both_engines!(
     sec_02_nobody_gets_more_than_the_rate,
     a_charge_does_not_depend_on_when_the_shard_woke,
+    a_shard_that_was_late_makes_up_for_it,
+    who_is_not_held_back_has_nothing_to_make_up_for,
     requests_of_a_lane_are_admitted_in_the_order_of_asking,
     a_dropped_waiter_has_taken_nothing_and_holds_up_nobody,
     writes_wait_for_reads_only_where_both_need_the_same_meter,
@@ -105,6 +107,52 @@ fn a_charge_does_not_depend_on_when_the_shard_woke(engine: EngineKind) {
                 break;
             }
         }
+    });
+}
+
+fn a_shard_that_was_late_makes_up_for_it(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        loop {
+            let level = total(1, Duration::from_millis(1));
+            let limiter = limiter(&cx, &[&level]);
+            limiter.admit(Cost::read(0)).await;
+            let (_, start) = account(&level);
+            let mut waiting = pin!(limiter.admit(Cost::read(0)));
+            let waits = poll(&mut waiting).is_pending();
+            // The shard has other things to do.
+            while MonoTime::now().as_nanos() < start + 6_500_000 {}
+            assert!(poll(&mut waiting).is_ready());
+            let mut admitted = 1;
+            while poll(&mut pin!(limiter.admit(Cost::read(0)))).is_ready() {
+                admitted += 1;
+            }
+            let end = MonoTime::now().as_nanos();
+            // Unless it is late once more, meanwhile: everything is as if it had asked every millisecond.
+            if waits && end < start + 6_900_000 {
+                assert_eq!((admitted, account(&level)), (6, (0, start + 6_000_000)));
+                break;
+            }
+        }
+    });
+}
+
+fn who_is_not_held_back_has_nothing_to_make_up_for(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        let level = total(4, Duration::from_micros(400));
+        let limiter = limiter(&cx, &[&level]);
+        for _ in 0..5 {
+            limiter.admit(Cost::read(0)).await;
+        }
+        // It asks again and again, well below its rate, for longer than the bucket takes to fill.
+        let mut as_of_then = 0;
+        for _ in 0..100 {
+            let next = MonoTime::now() + Duration::from_micros(200);
+            while MonoTime::now() < next {}
+            let asked = MonoTime::now();
+            limiter.admit(Cost::read(0)).await;
+            as_of_then += usize::from(account(&level).1 >= asked.as_nanos());
+        }
+        assert!(as_of_then > 90, "charged as of the past, {as_of_then} as of then");
     });
 }
 

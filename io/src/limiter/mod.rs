@@ -22,7 +22,9 @@ mod shared;
 mod stats;
 mod tree;
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::clock::MonoTime;
 use crate::timer::Timer;
@@ -35,6 +37,10 @@ pub use meter::{LimitError, MAX_REFILL_TIME, Meter, MeterState, Taken, TokenBuck
 pub use seed::LimiterSeed;
 pub use shared::{Member, Shared};
 pub use stats::LimiterStats;
+
+/// How far back a request may be charged that follows one which was admitted late: what a shard that was kept from
+/// running makes up for.
+const CATCH_UP: Duration = Duration::from_millis(10);
 
 /// What kind of work a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,6 +98,14 @@ struct Levels {
     /// From the device outwards; the last is the entry of `member`.
     local: Vec<Level>,
     member: Option<Member>,
+    late: Cell<Late>,
+}
+
+/// How late the last request was admitted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Late {
+    charged: MonoTime,
+    admitted: MonoTime,
 }
 
 impl Limiter {
@@ -108,14 +122,17 @@ impl Limiter {
     /// Admits what all of `levels` have tokens for. They are in the order in which a request waits at them: the
     /// device's first. Levels may be shared with other limiters of the shard; `timer` is the shard's.
     pub fn levels(timer: &Timer, levels: Vec<Level>) -> Self {
-        Self(Rule::Levels(Rc::new(Levels { timer: timer.clone(), local: levels, member: None })))
+        Self::with(timer, levels, None)
     }
 
     /// As [`Limiter::levels`], and beyond those what the tenant and the host of `member` have tokens for.
     pub fn within(timer: &Timer, mut levels: Vec<Level>, member: &Member) -> Self {
         levels.push(member.entry().clone());
-        let member = Some(member.clone());
-        Self(Rule::Levels(Rc::new(Levels { timer: timer.clone(), local: levels, member })))
+        Self::with(timer, levels, Some(member.clone()))
+    }
+
+    fn with(timer: &Timer, local: Vec<Level>, member: Option<Member>) -> Self {
+        Self(Rule::Levels(Rc::new(Levels { timer: timer.clone(), local, member, late: Cell::default() })))
     }
 
     /// Waits until a request of this cost may be done, and charges it.
@@ -133,19 +150,34 @@ impl Limiter {
 
 impl Levels {
     async fn admit(&self, cost: Cost) {
-        let asked = MonoTime::now();
-        if !self.admit_at_once(cost, asked) {
+        let now = MonoTime::now();
+        let asked = self.asked(now);
+        if !self.admit_at_once(cost, asked, now) {
             self.wait(cost, asked).await;
         }
     }
 
-    fn admit_at_once(&self, cost: Cost, now: MonoTime) -> bool {
-        let free = self.local.iter().all(|level| level.is_free(cost.lane()) && level.due(cost).at <= now)
-            && self.member.as_ref().is_none_or(|member| member.admit_at_once(cost, now));
-        if free {
-            self.commit(cost, now);
+    /// When a request would have been asked for, had the shard admitted the one before in time. Without this, tokens
+    /// that a small bucket has no room for are lost while a shard is kept from running.
+    fn asked(&self, now: MonoTime) -> MonoTime {
+        let Late { charged, admitted } = self.late.get();
+        let late = admitted.since(charged).min(CATCH_UP);
+        MonoTime::from_nanos(now.nanos_since(MonoTime::default() + late))
+    }
+
+    fn admit_at_once(&self, cost: Cost, asked: MonoTime, now: MonoTime) -> bool {
+        if !self.local.iter().all(|level| level.is_free(cost.lane()) && level.due(cost).at <= now) {
+            return false;
         }
-        free
+        let due = self.due(cost);
+        let at = match &self.member {
+            None => Some(instant(due, asked, now)),
+            Some(member) => member.admit_at_once(cost, due, asked, now),
+        };
+        if let Some(at) = at {
+            self.commit(cost, at, now);
+        }
+        at.is_some()
     }
 
     /// Waits at one level after the other, keeping its place at each.
@@ -161,17 +193,17 @@ impl Levels {
                 }
             }
             // A limit may have been changed while the request waited at the next one.
-            let due = self.due(cost).max(asked);
-            if due > MonoTime::now() {
+            let (due, now) = (self.due(cost).max(asked), MonoTime::now());
+            if due > now {
                 continue;
             }
-            let Some(member) = &self.member else { return self.commit(cost, due) };
+            let Some(member) = &self.member else { return self.commit(cost, due, now) };
             let application = member.apply(cost, due);
             let granted = application.granted(&self.timer).await;
             let (due, now) = (self.due(cost).max(granted), MonoTime::now());
             if due <= now {
                 application.confirm(now);
-                return self.commit(cost, due);
+                return self.commit(cost, due, now);
             }
             // Or then; what it was granted goes back.
         }
@@ -181,9 +213,16 @@ impl Levels {
         self.local.iter().map(|level| level.due(cost).at).max().unwrap_or_default()
     }
 
-    fn commit(&self, cost: Cost, at: MonoTime) {
+    fn commit(&self, cost: Cost, at: MonoTime, now: MonoTime) {
+        self.late.set(Late { charged: at, admitted: now });
         self.local.iter().for_each(|level| level.commit(cost, at));
     }
+}
+
+/// As of when a request is charged that need not wait. One that would not have had to wait when it counts as asked
+/// for is not held back, and has nothing to make up for.
+fn instant(due: MonoTime, asked: MonoTime, now: MonoTime) -> MonoTime {
+    if due > asked { due } else { now }
 }
 
 #[cfg(test)]

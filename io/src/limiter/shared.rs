@@ -15,12 +15,12 @@ use std::task::{Poll, Waker};
 #[cfg(all(test, ringlet_loom))]
 use loom::sync::{Mutex, MutexGuard};
 
-use super::Cost;
 use super::level::Level;
 use super::limits::{Lane, Limits};
 use super::meter::LimitError;
 use super::stats::LimiterStats;
 use super::tree::{Answer, ROOT, Tree};
+use super::{Cost, instant};
 use crate::clock::MonoTime;
 use crate::timer::{Sleep, Timer};
 
@@ -157,9 +157,15 @@ impl Member {
         &self.0.entry
     }
 
-    /// Charges a request if it need not wait.
-    pub(super) fn admit_at_once(&self, cost: Cost, now: MonoTime) -> bool {
-        self.0.flow.admit_at_once(cost, now)
+    /// Charges a request if it need not wait; gives the instant as of which. It is due at the VM at `due`.
+    pub(super) fn admit_at_once(
+        &self,
+        cost: Cost,
+        due: MonoTime,
+        asked: MonoTime,
+        now: MonoTime,
+    ) -> Option<MonoTime> {
+        self.0.flow.admit_at_once(cost, due, asked, now)
     }
 
     /// Puts the VM's first request of a lane in the queue.
@@ -181,10 +187,11 @@ struct Flow {
 }
 
 impl Flow {
-    fn admit_at_once(&self, cost: Cost, now: MonoTime) -> bool {
+    fn admit_at_once(&self, cost: Cost, due: MonoTime, asked: MonoTime, now: MonoTime) -> Option<MonoTime> {
         let (admitted, woken) = {
             let mut tree = self.shared.lock();
-            (tree.try_admit(self.number, cost, now), tree.next_woken())
+            let asked = instant(tree.due(self.number, cost).max(due), asked, now).min(now);
+            (tree.try_admit(self.number, cost, asked, now), tree.next_woken())
         };
         self.shared.wake(woken);
         admitted

@@ -73,7 +73,7 @@ fn what_is_given_back_wakes_whoever_waits_for_it() {
             })
         });
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert!(tenant.flow(100).admit_at_once(Cost::write(1), NOW));
+        assert!(tenant.flow(100).admit_at_once(Cost::write(1), NOW, NOW, NOW).is_some());
     });
 }
 
@@ -81,7 +81,7 @@ fn what_is_given_back_wakes_whoever_waits_for_it() {
 fn somebody_always_keeps_the_time() {
     check(|| {
         let tenant = Shared::new(&limits(1), NOW).unwrap();
-        assert!(tenant.flow(100).admit_at_once(Cost::read(1), NOW));
+        assert!(tenant.flow(100).admit_at_once(Cost::read(1), NOW, NOW, NOW).is_some());
         let (one, two) = (tenant.flow(100), tenant.flow(100));
         let leaver = thread::spawn(move || {
             let application = one.apply(Cost::read(1), NOW);
@@ -99,7 +99,7 @@ fn a_change_reaches_whoever_waits() {
     check(|| {
         let host = Shared::new(&limits(1), NOW).unwrap();
         let tenant = host.tenant(&Limits::default(), 100, NOW).unwrap();
-        assert!(tenant.flow(100).admit_at_once(Cost::read(1), NOW));
+        assert!(tenant.flow(100).admit_at_once(Cost::read(1), NOW, NOW, NOW).is_some());
         let flow = tenant.flow(100);
         let waiter = thread::spawn(move || {
             let application = flow.apply(Cost::write(1), NOW);
@@ -108,7 +108,7 @@ fn a_change_reaches_whoever_waits() {
         });
         host.change(&limits(1), NOW).unwrap();
         waiter.join().unwrap();
-        assert!(!tenant.flow(100).admit_at_once(Cost::read(1), NOW), "granted twice");
+        assert!(!tenant.flow(100).admit_at_once(Cost::read(1), NOW, NOW, NOW).is_some(), "granted twice");
         assert_eq!(host.stats().operations.get(), 2);
     });
 }
@@ -119,7 +119,9 @@ fn no_token_is_granted_twice() {
         let tenant = Shared::new(&limits(3), NOW).unwrap();
         let flows = [(); 2].map(|()| tenant.flow(100));
         let threads = flows.map(|flow| {
-            thread::spawn(move || [(); 2].iter().filter(|()| flow.admit_at_once(Cost::read(1), NOW)).count())
+            thread::spawn(move || {
+                [(); 2].iter().filter(|()| flow.admit_at_once(Cost::read(1), NOW, NOW, NOW).is_some()).count()
+            })
         });
         let admitted: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
         assert_eq!(admitted, 3);

@@ -160,8 +160,9 @@ fn a_tenant_is_below_a_host_and_ends_with_its_last_member() {
     host.set_weight(1);
     drop(tenant);
     assert_eq!(member.shared().limits(), total(7, HOUR));
-    assert!(member.admit_at_once(Cost::read(1), MonoTime::now()));
-    assert!(!member.admit_at_once(Cost::read(1), MonoTime::now()));
+    let now = MonoTime::now();
+    assert_eq!(member.admit_at_once(Cost::read(1), now, now, now), Some(now));
+    assert_eq!(member.admit_at_once(Cost::read(1), now, now, now), None);
     drop(member);
     assert_eq!(host.stats().operations.get(), 1);
 }

@@ -203,12 +203,30 @@ impl Tree {
         Answer::Wait(alarm)
     }
 
-    /// Puts a request in the queue and takes it out again, with what it needs if that is there; says whether.
-    pub(super) fn try_admit(&mut self, member: usize, cost: Cost, now: MonoTime) -> bool {
-        self.enter(member, cost, now);
+    /// When the levels can take a request.
+    pub(super) fn due(&self, member: usize, cost: Cost) -> MonoTime {
+        let (mut due, mut place) = (MonoTime::default(), self.members.get(member).map(|member| member.node));
+        while let Some(node) = place.and_then(|node| self.nodes.get(node)) {
+            due = due.max(node.meters.due(cost).at);
+            place = node.above.map(|(above, _)| above);
+        }
+        due
+    }
+
+    /// Puts a request in the queue and takes it out again, with what it needs if that is there; then it gives
+    /// the instant of the charge.
+    pub(super) fn try_admit(
+        &mut self,
+        member: usize,
+        cost: Cost,
+        asked: MonoTime,
+        now: MonoTime,
+    ) -> Option<MonoTime> {
+        self.enter(member, cost, asked);
         self.dispatch(now);
-        let granted = self.head(member, cost.lane()).is_some_and(|head| head.grant.is_some());
-        if granted {
+        let granted =
+            self.head(member, cost.lane()).and_then(|head| head.grant.as_ref()).map(|grant| grant.at);
+        if granted.is_some() {
             self.confirm(member, cost.lane(), now);
         } else {
             self.withdraw(member, cost.lane(), now);
