@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::process::{Running, ringlet, run};
 use common::{Guest, Host, eventually, on_both_engines, rounds, within};
-use ringlet::{Bucket, DiskLimits, Drive, LimitsConfig, Outcome, RateLimiter, VmConfig, VmState};
+use ringlet::{
+    Bucket, DiskLimits, Drive, LimitsConfig, Outcome, RateLimiter, Resources, TenantConfig, TenantLimits,
+    VmConfig, VmState,
+};
 use ringlet_metrics::LimiterReading;
 
 /// One token, and the next in an hour.
@@ -35,8 +38,13 @@ fn null(limiter: Option<RateLimiter>) -> Drive {
 }
 
 fn reading(guest: &Guest, level: &str) -> LimiterReading {
+    of(guest, level).unwrap()
+}
+
+/// `None` until the VM's devices are there.
+fn of(guest: &Guest, level: &str) -> Option<LimiterReading> {
     let limiters = guest.vm.metrics().limiters();
-    limiters.into_iter().find(|(name, _)| name == level).unwrap().1
+    limiters.into_iter().find(|(name, _)| name == level).map(|(_, reading)| reading)
 }
 
 fn until_something_waits(guest: &Guest, level: &str) {
@@ -87,6 +95,39 @@ on_both_engines! {
         assert_eq!(names, ["data", DISKS, "more"]);
         assert_eq!(reading(&guest, "data").throttled, 0);
         assert!(reading(&guest, DISKS).throttled > 0);
+    }
+
+    async fn sec_02_the_vms_of_a_tenant_get_no_more_than_its_limits_and_share_them_by_weight(host: Host) {
+        let tenant = |iops| TenantConfig {
+            name: "acme".into(),
+            limits: TenantLimits { disk: DiskLimits { iops: Some(iops), ..DiskLimits::default() } },
+        };
+        let begun = Instant::now();
+        let guests = [100, 300].map(|weight| {
+            let disk = DiskLimits { weight: Some(weight), ..DiskLimits::default() };
+            let config = reader([null(None)], 1_000_000).limits(LimitsConfig::default().disk(disk));
+            host.bundled_with(config.tenant(tenant(1000)))
+        });
+        let error = host.runtime.launch(&reader([], 1).tenant(tenant(7)), Resources::default()).unwrap_err();
+        assert!(error.to_string().contains("\"acme\" has VMs, and other limits"), "{error}");
+        let operations = || guests.each_ref().map(|guest| of(guest, DISKS).map_or(0, |reading| reading.operations));
+        eventually("both have waited", || operations()[0] > 50);
+        let before = operations();
+        eventually("some hundred requests", || operations()[0] > before[0] + 50 + rounds(100));
+        let after = operations();
+        let most = 100.0 + 1000.0 * begun.elapsed().as_secs_f64() + 2.0;
+        assert!((after[0] + after[1]) as f64 <= most, "{after:?}, at most {most}");
+        let shares = (after[1] - before[1]) as f64 / (after[0] - before[0]) as f64;
+        assert!((2.0..4.0).contains(&shares), "{shares}: {before:?} {after:?}");
+        // More for both, while they wait.
+        host.runtime.limit_tenant(&tenant(1_000_000)).unwrap();
+        let before = operations();
+        eventually("they go on", || operations()[0] > before[0] + 1000);
+        for guest in guests {
+            assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped);
+            drop(guest);
+        }
+        eventually("nobody is left", || host.runtime.limit_tenant(&tenant(1)).is_err());
     }
 
     async fn a_limit_that_is_lifted_lets_go_what_waits(host: Host) {

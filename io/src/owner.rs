@@ -11,7 +11,7 @@ use std::time::Duration;
 use ringlet_metrics::{LimiterSource, VmMetrics};
 use tokio::sync::Semaphore;
 
-use crate::limiter::Level;
+use crate::limiter::{Level, Member, Shared};
 
 /// Who is charged for the time that a task spends on the shard, and whose budget per turn it uses.
 ///
@@ -29,6 +29,8 @@ struct Inner {
     files: OnceCell<Arc<Semaphore>>,
     /// In the order in which they were made; there are few.
     levels: RefCell<Vec<(Box<str>, Level)>>,
+    /// Its place among the VMs of its tenant.
+    member: OnceCell<Member>,
 }
 
 /// What an owner has left in one turn.
@@ -59,6 +61,7 @@ impl Owner {
             recent: Cell::new((0, 0)),
             files: OnceCell::new(),
             levels: RefCell::default(),
+            member: OnceCell::new(),
         }))
     }
 
@@ -96,6 +99,16 @@ impl Owner {
     pub fn existing_level(&self, name: &str) -> Option<Level> {
         let levels = self.0.levels.borrow();
         levels.iter().find(|(other, _)| **other == *name).map(|(_, level)| level.clone())
+    }
+
+    /// The owner's place below `tenant`, with `weight`: the one that it has, if it has one.
+    pub fn member(&self, tenant: &Shared, weight: u32) -> Member {
+        self.0.member.get_or_init(|| tenant.member(weight)).clone()
+    }
+
+    /// The owner's place below its tenant, if it has one.
+    pub fn existing_member(&self) -> Option<Member> {
+        self.0.member.get().cloned()
     }
 
     pub(crate) fn file_operations(&self, make: impl FnOnce() -> Arc<Semaphore>) -> Arc<Semaphore> {

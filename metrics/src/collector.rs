@@ -13,7 +13,7 @@ use crate::counter::{Counter, HistogramSnapshot};
 use crate::device::DeviceMetrics;
 use crate::families::{ShardMetrics, VmMetrics};
 use crate::labels::{DeviceKind, RequestKind, RequestStatus};
-use crate::limiter::LimiterReading;
+use crate::limiter::{LimiterReading, LimiterSource};
 use crate::registry::State;
 use crate::table::*;
 
@@ -147,26 +147,73 @@ impl Families {
 fn limiters(vms: &[Arc<VmMetrics>]) -> Vec<MetricFamily> {
     let read = |vm: &Arc<VmMetrics>| {
         let id = vm.id().to_owned();
-        vm.limiters().into_iter().map(move |(name, reading)| (id.clone(), name, reading))
+        vm.limiters().into_iter().map(move |(name, reading)| (vec![id.clone(), name], reading))
     };
-    let limiters: Vec<_> = vms.iter().flat_map(read).collect();
-    let each = |spec: &Spec, value: fn(&LimiterReading) -> f64| {
-        let sample =
-            |(vm, name, reading): &(String, String, LimiterReading)| spec.sample(&[vm, name], value(reading));
-        spec.family(limiters.iter().map(sample).collect())
-    };
-    let tokens = limiters.iter().flat_map(|(vm, name, reading)| {
-        let left = reading.tokens.iter().map(|tokens| (tokens.meter, tokens.left as f64));
-        LIMITER_TOKENS.by_label(&[vm, name], left)
-    });
-    vec![
-        each(&LIMITER_OPERATIONS, |reading| reading.operations as f64),
-        each(&LIMITER_BYTES, |reading| reading.bytes as f64),
-        each(&LIMITER_THROTTLED, |reading| reading.throttled as f64),
-        each(&LIMITER_THROTTLED_TIME, |reading| seconds(reading.throttled_nanos)),
-        each(&LIMITER_WAITING, |reading| reading.waiting as f64),
-        LIMITER_TOKENS.family(tokens.collect()),
-    ]
+    let readings: Vec<_> = vms.iter().flat_map(read).collect();
+    LIMITER_FAMILIES.of(&readings)
+}
+
+/// The levels of limits of all tenants.
+fn tenants(state: &State) -> Vec<MetricFamily> {
+    let read = |(name, source): (Box<str>, Arc<dyn LimiterSource>)| (vec![name.to_string()], source.read());
+    let readings: Vec<_> = state.live_tenants().into_iter().map(read).collect();
+    TENANT_FAMILIES.of(&readings)
+}
+
+/// The families of one sort of level.
+struct LimiterFamilies {
+    operations: Spec,
+    bytes: Spec,
+    throttled: Spec,
+    throttled_time: Spec,
+    waiting: Spec,
+    tokens: Spec,
+}
+
+const LIMITER_FAMILIES: LimiterFamilies = LimiterFamilies {
+    operations: LIMITER_OPERATIONS,
+    bytes: LIMITER_BYTES,
+    throttled: LIMITER_THROTTLED,
+    throttled_time: LIMITER_THROTTLED_TIME,
+    waiting: LIMITER_WAITING,
+    tokens: LIMITER_TOKENS,
+};
+
+const TENANT_FAMILIES: LimiterFamilies = LimiterFamilies {
+    operations: TENANT_OPERATIONS,
+    bytes: TENANT_BYTES,
+    throttled: TENANT_THROTTLED,
+    throttled_time: TENANT_THROTTLED_TIME,
+    waiting: TENANT_WAITING,
+    tokens: TENANT_TOKENS,
+};
+
+impl LimiterFamilies {
+    /// Of levels, each with its labels.
+    fn of(&self, readings: &[(Vec<String>, LimiterReading)]) -> Vec<MetricFamily> {
+        let each = |spec: &Spec, value: fn(&LimiterReading) -> f64| {
+            let sample = |(labels, reading): &(Vec<String>, LimiterReading)| {
+                spec.sample(&as_strs(labels), value(reading))
+            };
+            spec.family(readings.iter().map(sample).collect())
+        };
+        let tokens = readings.iter().flat_map(|(labels, reading)| {
+            let left = reading.tokens.iter().map(|tokens| (tokens.meter, tokens.left as f64));
+            self.tokens.by_label(&as_strs(labels), left)
+        });
+        vec![
+            each(&self.operations, |reading| reading.operations as f64),
+            each(&self.bytes, |reading| reading.bytes as f64),
+            each(&self.throttled, |reading| reading.throttled as f64),
+            each(&self.throttled_time, |reading| seconds(reading.throttled_nanos)),
+            each(&self.waiting, |reading| reading.waiting as f64),
+            self.tokens.family(tokens.collect()),
+        ]
+    }
+}
+
+fn as_strs(labels: &[String]) -> Vec<&str> {
+    labels.iter().map(String::as_str).collect()
 }
 
 fn device_requests(spec: &Spec, vm: &str, device: &DeviceMetrics) -> Vec<Metric> {
@@ -198,6 +245,7 @@ impl Collector for Families {
         families.extend(Self::vms(&vms));
         families.extend(Self::devices(&vms));
         families.extend(limiters(&vms));
+        families.extend(tenants(&self.state));
         families
     }
 }

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use prometheus::TextEncoder;
 
 use crate::collector::Families;
-use crate::families::{RuntimeMetrics, ShardMetrics, VmInfo, VmMetrics};
+use crate::escape::label_value;
+use crate::families::{MAX_LABEL_BYTES, RuntimeMetrics, ShardMetrics, VmInfo, VmMetrics};
+use crate::limiter::LimiterSource;
 
 /// Hands out metric handles and exposes those that are alive. Cheap to make (a few allocations) and to clone
 /// (one reference count).
@@ -35,6 +37,8 @@ struct Lists {
     /// By order of registration.
     vms: BTreeMap<u64, Weak<VmMetrics>>,
     shards: Vec<Weak<ShardMetrics>>,
+    /// The limits of tenants, by name.
+    tenants: Vec<(Box<str>, Weak<dyn LimiterSource>)>,
 }
 
 /// The registry cannot be rendered: two families disagree, which the tests of this crate exclude.
@@ -73,6 +77,15 @@ impl Registry {
         lists.shards.retain(|shard| shard.strong_count() > 0);
         lists.shards.push(Arc::downgrade(&shard));
         shard
+    }
+
+    /// Exposes the limits of a tenant for as long as `source` lives. `name` is the label `tenant`, escaped and bounded to
+    /// [`MAX_LABEL_BYTES`].
+    pub fn register_tenant(&self, name: &str, source: Arc<dyn LimiterSource>) {
+        let name = label_value(name, MAX_LABEL_BYTES);
+        let mut lists = lock(&self.0.state.lists);
+        lists.tenants.retain(|(other, source)| source.strong_count() > 0 && *other != name);
+        lists.tenants.push((name, Arc::downgrade(&source)));
     }
 
     /// Every live series in Prometheus text format 0.0.4.
@@ -132,6 +145,12 @@ impl State {
         let mut seen = HashSet::new();
         shards.retain(|shard| seen.insert(shard.index()));
         shards
+    }
+
+    /// The limits of live tenants.
+    pub(crate) fn live_tenants(&self) -> Vec<(Box<str>, Arc<dyn LimiterSource>)> {
+        let lists = lock(&self.lists);
+        lists.tenants.iter().filter_map(|(name, source)| Some((name.clone(), source.upgrade()?))).collect()
     }
 
     pub(crate) fn forget_vm(&self, number: u64) {

@@ -225,12 +225,51 @@ pub(crate) const LIMITER_TOKENS: Spec = spec(
     "Tokens that a token bucket has left; less than 0 if they are owed.",
 );
 
+pub(crate) const TENANT_OPERATIONS: Spec = spec(
+    "ringlet_tenant_operations_total",
+    COUNTER,
+    TENANT,
+    "Requests of a tenant's VMs that its limits have admitted.",
+);
+pub(crate) const TENANT_BYTES: Spec = spec(
+    "ringlet_tenant_bytes_total",
+    COUNTER,
+    TENANT,
+    "Bytes of the requests of a tenant's VMs that its limits have admitted.",
+);
+pub(crate) const TENANT_THROTTLED: Spec = spec(
+    "ringlet_tenant_throttled_operations_total",
+    COUNTER,
+    TENANT,
+    "Requests of a tenant's VMs that had to wait for its limits, or for the host's.",
+);
+pub(crate) const TENANT_THROTTLED_TIME: Spec = spec(
+    "ringlet_tenant_throttled_seconds_total",
+    COUNTER,
+    TENANT,
+    "Time that VMs of a tenant waited for its limits, or for the host's.",
+);
+pub(crate) const TENANT_WAITING: Spec = spec(
+    "ringlet_tenant_waiting_operations",
+    GAUGE,
+    TENANT,
+    "VMs of a tenant that wait for its limits, reads and other requests counted apart.",
+);
+pub(crate) const TENANT_TOKENS: Spec = spec(
+    "ringlet_tenant_tokens",
+    GAUGE,
+    &["tenant", "meter"],
+    "Tokens that a token bucket of a tenant has left; less than 0 if they are owed.",
+);
+
+/// Labels of the families with one sample a tenant.
+const TENANT: &[&str] = &["tenant"];
 /// Labels of the families with one sample a level of limits.
 const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 40] = [
+pub(crate) const ALL: [&Spec; 46] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -271,4 +310,10 @@ pub(crate) const ALL: [&Spec; 40] = [
     &LIMITER_THROTTLED_TIME,
     &LIMITER_WAITING,
     &LIMITER_TOKENS,
+    &TENANT_OPERATIONS,
+    &TENANT_BYTES,
+    &TENANT_THROTTLED,
+    &TENANT_THROTTLED_TIME,
+    &TENANT_WAITING,
+    &TENANT_TOKENS,
 ];

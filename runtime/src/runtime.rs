@@ -11,13 +11,14 @@ use ringlet_io::{Engine, EngineChoice, Shard, ShardConfig, ShardContext};
 use ringlet_metrics::Registry;
 
 use crate::assembly::{self, Resources, VmParts};
-use crate::config::{ImageRef, VmConfig};
+use crate::config::{DiskLimits, ImageRef, TenantConfig, VmConfig};
 use crate::error::{Error, Result};
 use crate::images;
 use crate::kvm::Host;
 use crate::kvm::vm::Shell;
 use crate::reaper::Reaper;
 use crate::service::VmService;
+use crate::tenants::Tenants;
 use crate::vm::Vm;
 
 /// How a [`Runtime`] is to be.
@@ -27,6 +28,8 @@ pub struct RuntimeOptions {
     pub engine: EngineChoice,
     /// Number of event-loop threads; by default one for every two CPUs, at least one.
     pub shards: Option<NonZero<u32>>,
+    /// What the disks of all tenants' VMs may use together.
+    pub disk: DiskLimits,
 }
 
 /// Runs VMs. Everything that it starts ends with it: dropping it stops its VMs and waits for them.
@@ -48,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) reaper: Arc<Reaper>,
     shells: Mutex<Vec<Shell>>,
+    pub(crate) tenants: Tenants,
     images: Mutex<HashMap<&'static str, Image>>,
     last_id: AtomicU64,
 }
@@ -76,6 +80,7 @@ impl Runtime {
         let inner = Inner {
             reaper: Arc::new(Reaper::new(registry.clone())),
             host,
+            tenants: Tenants::new(options.disk, registry.clone())?,
             registry,
             shells: Mutex::default(),
             images: Mutex::default(),
@@ -103,6 +108,14 @@ impl Runtime {
     /// Makes a VM that runs at once: the quickest way from a configuration to the guest's first instruction.
     pub fn launch(&self, config: &VmConfig, resources: Resources) -> Result<Vm> {
         self.assemble(config, resources, true)
+    }
+
+    /// Changes what all VMs of a tenant may use together, while they run: what `tenant` leaves out is not limited any more.
+    ///
+    /// # Errors
+    /// A value is out of range, or the tenant has no VMs: nothing is changed.
+    pub fn limit_tenant(&self, tenant: &TenantConfig) -> Result<()> {
+        self.inner.tenants.limit(tenant)
     }
 
     /// Makes kernel VM objects ahead of need, until `count` are in stock. Creating a VM takes one, which saves the

@@ -95,7 +95,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(engine: EngineChoice) -> Self {
-        let options = RuntimeOptions { engine, shards: NonZero::new(1) };
+        let options = RuntimeOptions { engine, shards: NonZero::new(1), ..RuntimeOptions::default() };
         Self { runtime: Runtime::new(options).unwrap() }
     }
 

@@ -29,6 +29,7 @@ use crate::machine::Machine;
 use crate::reaper::Corpse;
 use crate::runtime::Inner;
 use crate::serial::{SerialParts, input_queue};
+use crate::tenants::Tenant;
 use crate::vcpu::control::Request;
 use crate::vcpu::{self, VcpuControl, VcpuSeed};
 use crate::vm::{Identity, Inputs, Vm, VmStatus};
@@ -102,6 +103,7 @@ struct Plan<'a> {
     console: Console,
     image: Image,
     initrd: Option<Initrd>,
+    tenant: Option<Arc<Tenant>>,
 }
 
 /// How the vCPUs are asked, before there are any.
@@ -164,8 +166,11 @@ impl<'a> Plan<'a> {
             (None, None) => None,
         };
         let console = resources.console;
-        let virtio = Virtio::open(config, resources.virtio_console.unwrap_or_else(|| console.clone()))?;
-        Ok((Self { runtime, config, console, image, initrd }, virtio))
+        let tenant =
+            config.ringlet.tenant.as_ref().map(|tenant| runtime.tenants.enter(tenant)).transpose()?;
+        let output = resources.virtio_console.unwrap_or_else(|| console.clone());
+        let virtio = Virtio::open(config, output, tenant.as_ref())?;
+        Ok((Self { runtime, config, console, image, initrd, tenant }, virtio))
     }
 
     fn vcpu_count(&self) -> u32 {
@@ -221,7 +226,7 @@ impl<'a> Plan<'a> {
             id: id.clone(),
             name: name.clone(),
             image: self.image.name().to_owned(),
-            tenant: String::new(),
+            tenant: self.config.ringlet.tenant.as_ref().map(|tenant| tenant.name.clone()).unwrap_or_default(),
         });
         Identity { id, name, metrics }
     }
@@ -305,6 +310,7 @@ impl<'a> Plan<'a> {
             timeout,
             running,
             deadline: None,
+            _tenant: self.tenant,
         };
         let inputs = Inputs { serial: input, console: devices.input };
         let parts = VmParts {

@@ -15,7 +15,6 @@ use ringlet_devices::rng::Rng;
 use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
 use ringlet_devices::{Bus, console};
 use ringlet_io::disk::{DiskFile, DiskOptions, DiskSource};
-use ringlet_io::limiter::Limits;
 use ringlet_io::{GuestRam, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -24,10 +23,11 @@ use super::Crew;
 use super::board::Lines;
 use crate::config::{CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile};
 use crate::console::{Console, ConsoleInput, ConsoleParts};
-use crate::devices::throttle::{self, DeviceLimits};
+use crate::devices::throttle::{self, DeviceLimits, DisksLimits};
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
 use crate::kvm::vm::VmFds;
+use crate::tenants::Tenant;
 
 /// Pins for virtio devices: not those of the timer (0), the keyboard (1), the second interrupt controller of old (2),
 /// the serial ports (3, 4), the clock (8) and ACPI (9).
@@ -101,10 +101,13 @@ struct Made {
 
 impl Virtio {
     /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes.
-    pub(super) fn open(config: &VmConfig, console: Console) -> Result<Self> {
-        let together = config.ringlet.limits.disk.limits();
+    pub(super) fn open(config: &VmConfig, console: Console, tenant: Option<&Arc<Tenant>>) -> Result<Self> {
+        let together = DisksLimits {
+            limits: config.ringlet.limits.disk,
+            tenant: tenant.map(|tenant| tenant.disks.clone()),
+        };
         let mut devices =
-            drives(config).map(|drive| open_disk(drive, together)).collect::<Result<Vec<_>>>()?;
+            drives(config).map(|drive| open_disk(drive, &together)).collect::<Result<Vec<_>>>()?;
         if let Some(entropy) = &config.entropy {
             let own = entropy.rate_limiter.unwrap_or_default().limits();
             devices.push(Planned::Entropy(DeviceLimits { own, disks: None }));
@@ -165,7 +168,7 @@ impl Planned {
 }
 
 /// Opens what a disk needs: its file, on a description of its own, locked. `together`: limits of all disks.
-fn open_disk(drive: &Drive, together: Limits) -> Result<Planned> {
+fn open_disk(drive: &Drive, together: &DisksLimits) -> Result<Planned> {
     let read_only = drive.is_read_only;
     let DriveExtras { backend, direct, queues, queue_size, ref serial, uninitialized_reads } = drive.ringlet;
     let source = match (backend, &drive.path_on_host) {
@@ -185,7 +188,7 @@ fn open_disk(drive: &Drive, together: Limits) -> Result<Planned> {
         },
     };
     let own = drive.rate_limiter.unwrap_or_default().limits();
-    Ok(Planned::Disk(options, source, DeviceLimits { own, disks: Some(together) }))
+    Ok(Planned::Disk(options, source, DeviceLimits { own, disks: Some(together.clone()) }))
 }
 
 fn disk(site: &Site<'_>, options: BlockOptions, source: DiskSource, limits: DeviceLimits) -> Made {

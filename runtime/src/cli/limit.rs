@@ -7,8 +7,17 @@ use std::time::Duration;
 use ringlet::{CpuMax, DEFAULT_CPU_PERIOD_US, LimitsConfig};
 
 /// The keys, in the order in which they are named.
-const KEYS: [&str; 8] =
-    ["cpu.max", "cpu.weight", "disk.rbps", "disk.wbps", "disk.riops", "disk.wiops", "disk.bps", "disk.iops"];
+const KEYS: [&str; 9] = [
+    "cpu.max",
+    "cpu.weight",
+    "disk.rbps",
+    "disk.wbps",
+    "disk.riops",
+    "disk.wiops",
+    "disk.bps",
+    "disk.iops",
+    "disk.weight",
+];
 
 /// Limits of one `--limit`, to be laid over those that are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +29,7 @@ enum Limit {
     CpuMax(Option<CpuMax>),
     CpuWeight(u32),
     Disk(Disk, Option<u64>),
+    DiskWeight(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +69,8 @@ fn limit(key: &str, value: &str) -> Result<Limit, String> {
     let disk = |meter, thousand| Ok(Limit::Disk(meter, unless_max(value, |value| rate(value, thousand))?));
     match key {
         "cpu.max" => Ok(Limit::CpuMax(cpu_max(value)?)),
-        "cpu.weight" => {
-            value.parse().map(Limit::CpuWeight).map_err(|_| "not a number from 1 to 10000".into())
-        }
+        "cpu.weight" => weight(value).map(Limit::CpuWeight),
+        "disk.weight" => weight(value).map(Limit::DiskWeight),
         "disk.rbps" => disk(Disk::ReadBytes, 1024),
         "disk.wbps" => disk(Disk::WrittenBytes, 1024),
         "disk.riops" => disk(Disk::Reads, 1000),
@@ -70,6 +79,10 @@ fn limit(key: &str, value: &str) -> Result<Limit, String> {
         "disk.iops" => disk(Disk::Requests, 1000),
         key => Err(unknown(key)),
     }
+}
+
+fn weight(value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| "not a number from 1 to 10000".into())
 }
 
 fn unknown(key: &str) -> String {
@@ -121,6 +134,7 @@ pub(super) fn add(limits: &mut LimitsConfig, args: &[LimitArg]) {
         match *limit {
             Limit::CpuMax(max) => limits.cpu.max = max,
             Limit::CpuWeight(weight) => limits.cpu.weight = Some(weight),
+            Limit::DiskWeight(weight) => limits.disk.weight = Some(weight),
             Limit::Disk(meter, rate) => {
                 let disk = &mut limits.disk;
                 let field = match meter {

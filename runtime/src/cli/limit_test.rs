@@ -40,6 +40,7 @@ fn disk_limits_count_bytes_by_1024_and_operations_by_1000() {
         wiops: Some(2000),
         bps: Some(7),
         iops: Some(1_000_000),
+        weight: None,
     };
     assert_eq!(read.disk, disk);
     assert_eq!(limits(&["disk.rbps=10M", "disk.rbps=max"]), Ok(LimitsConfig::default()));

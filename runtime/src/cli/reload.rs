@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::io;
 
-use ringlet::{Bucket, Drive, ENTROPY_ID, Error, RateLimiter, Vm, VmConfig};
+use ringlet::{Bucket, Drive, ENTROPY_ID, Error, RateLimiter, Runtime, TenantConfig, Vm, VmConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::CliResult;
@@ -15,7 +15,12 @@ use super::run::RunArgs;
 const UNLIMITED: Bucket = Bucket { size: 0, one_time_burst: None, refill_time: 0 };
 
 /// Applies the file's limits with each SIGHUP. What cannot be applied is said on standard error, and changes nothing.
-pub(super) async fn on_hangup(args: &RunArgs, mut config: VmConfig, vms: &[Vm]) -> io::Result<Infallible> {
+pub(super) async fn on_hangup(
+    args: &RunArgs,
+    mut config: VmConfig,
+    runtime: &Runtime,
+    vms: &[Vm],
+) -> io::Result<Infallible> {
     let mut hangups = signal(SignalKind::hangup())?;
     loop {
         if hangups.recv().await.is_none() {
@@ -23,7 +28,7 @@ pub(super) async fn on_hangup(args: &RunArgs, mut config: VmConfig, vms: &[Vm]) 
         }
         match args.config() {
             Ok(new) => {
-                let changed = apply(&config, &new, vms).await;
+                let changed = apply(&config, &new, runtime, vms).await;
                 match changed {
                     Ok(changes) => eprintln!("ringlet: {}", say(changes, vms.len())),
                     Err(error) => eprintln!("ringlet: the new limits do not all hold: {error}"),
@@ -44,7 +49,9 @@ fn say(changes: usize, vms: usize) -> String {
 }
 
 /// Gives the VMs the limits of `new`, where they differ from those of `old`; how many differ.
-async fn apply(old: &VmConfig, new: &VmConfig, vms: &[Vm]) -> CliResult<usize> {
+async fn apply(old: &VmConfig, new: &VmConfig, runtime: &Runtime, vms: &[Vm]) -> CliResult<usize> {
+    let tenant = changed_tenant(old, new)?;
+    tenant.map_or(Ok(()), |tenant| runtime.limit_tenant(tenant))?;
     let devices = changed_devices(old, new);
     let whole = old.ringlet.limits != new.ringlet.limits;
     for vm in vms {
@@ -54,7 +61,7 @@ async fn apply(old: &VmConfig, new: &VmConfig, vms: &[Vm]) -> CliResult<usize> {
             Err(error) => return Err(format!("{}: {error}", vm.name()).into()),
         }
     }
-    Ok(devices.len() + usize::from(whole))
+    Ok(devices.len() + usize::from(whole) + usize::from(tenant.is_some()))
 }
 
 async fn apply_to(
@@ -69,6 +76,15 @@ async fn apply_to(
         vm.set_rate_limiter(device, *change).await?;
     }
     Ok(())
+}
+
+/// The tenant, if it has other limits than before. VMs stay with the one that they have.
+fn changed_tenant<'a>(old: &VmConfig, new: &'a VmConfig) -> CliResult<Option<&'a TenantConfig>> {
+    let (old, new) = (old.ringlet.tenant.as_ref(), new.ringlet.tenant.as_ref());
+    if old.map(|tenant| &tenant.name) != new.map(|tenant| &tenant.name) {
+        return Err("a VM that runs cannot get another tenant".into());
+    }
+    Ok(new.filter(|_| old != new))
 }
 
 /// The devices with other limits than before, and the change for each.

@@ -53,7 +53,8 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let mut signals = Signals::new(reloads)?;
     // A VM lives on one loop, so more would have nothing to do.
     let shards = args.shards.or((args.count == NonZero::<u32>::MIN).then_some(args.count));
-    let runtime = Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards })?;
+    let runtime =
+        Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards, ..RuntimeOptions::default() })?;
     let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
     let _metrics = args.metrics.as_ref().map(serve).transpose()?;
     let mut reporter = Reporter::new(args.outcome.as_deref().map(OutcomeLog::open).transpose()?);
@@ -68,7 +69,7 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let status = tokio::select! {
         biased;
         status = watch(&vms, &mut reporter, &mut terminal, &ended) => status?,
-        never = on_hangup(args, config.clone(), &vms), if reloads => match never? {},
+        never = on_hangup(args, config.clone(), &runtime, &vms), if reloads => match never? {},
         () = follow_size(&vms), if sized => FAILED,
         () = second_signal(&mut signals, &vms) => {
             // Whatever still waits, for a reader or for anything else, is not worth waiting for.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringlet_io::limiter::{Limits, PerUnit, TokenBucket};
+use ringlet_io::limiter::{DEFAULT_WEIGHT, Limits, PerUnit, TokenBucket, WEIGHTS};
 use serde::{Deserialize, Serialize};
 
 use super::MAX_VCPUS;
@@ -19,6 +19,9 @@ pub const DEFAULT_CPU_PERIOD_US: u64 = 100_000;
 pub const MAX_CPU_WEIGHT: u32 = 10_000;
 /// Largest quota of `cpu.max` in microseconds: every vCPU that a VM can have, for the longest period.
 pub const MAX_CPU_QUOTA_US: u64 = MAX_CPU_PERIOD_US * MAX_VCPUS as u64;
+
+/// Largest `disk.weight`; the smallest is 1.
+pub const MAX_WEIGHT: u32 = *WEIGHTS.end();
 
 /// What a VM may use of the host. What is left out is not limited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +84,44 @@ pub struct DiskLimits {
     /// Reads and writes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iops: Option<u64>,
+    /// Share of what the tenant may use (of a tenant: of what the host may use), beside others that want it too: 1 to
+    /// [`MAX_WEIGHT`]; 100 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+/// Whom a VM belongs to. All VMs of a runtime that name the same tenant have its limits together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantConfig {
+    /// The tenant's name: 1 to [`MAX_NAME`](super::MAX_NAME) letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// What all its VMs may use together.
+    #[serde(default, skip_serializing_if = "TenantLimits::is_default")]
+    pub limits: TenantLimits,
+}
+
+/// Limits of all VMs of a tenant together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantLimits {
+    /// All their disks.
+    #[serde(skip_serializing_if = "DiskLimits::is_default")]
+    pub disk: DiskLimits,
+}
+
+impl TenantLimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl TenantConfig {
+    /// Checks name and ranges.
+    pub(crate) fn validate(&self) -> Result<()> {
+        super::check_name("tenant.name", &self.name)?;
+        self.limits.disk.validate()
+    }
 }
 
 const fn default_period() -> u64 {
@@ -151,7 +192,7 @@ impl DiskLimits {
 
     /// The limits that the disks' level is to have.
     pub(crate) fn limits(&self) -> Limits {
-        let Self { rbps, wbps, riops, wiops, bps, iops } = *self;
+        let Self { rbps, wbps, riops, wiops, bps, iops, .. } = *self;
         let unit = |operations: Option<u64>, bytes: Option<u64>| PerUnit {
             operations: operations.map(bucket),
             bytes: bytes.map(bucket),
@@ -159,8 +200,19 @@ impl DiskLimits {
         Limits { read: unit(riops, rbps), write: unit(wiops, wbps), total: unit(iops, bps) }
     }
 
-    fn validate(&self) -> Result<()> {
-        let Self { rbps, wbps, riops, wiops, bps, iops } = *self;
+    /// The weight, or the one of who does not say.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight.unwrap_or(DEFAULT_WEIGHT)
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let Self { rbps, wbps, riops, wiops, bps, iops, .. } = *self;
+        if !(1..=MAX_WEIGHT).contains(&self.weight()) {
+            return Err(Error::config(
+                "disk.weight",
+                format!("{} is not in 1..={MAX_WEIGHT}", self.weight()),
+            ));
+        }
         let fields = [
             ("disk.rbps", rbps),
             ("disk.wbps", wbps),

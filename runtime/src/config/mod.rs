@@ -23,7 +23,7 @@ pub use devices::{
 };
 pub use limits::{
     CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US,
-    MAX_CPU_WEIGHT, MIN_CPU_PERIOD_US,
+    MAX_CPU_WEIGHT, MAX_WEIGHT, MIN_CPU_PERIOD_US, TenantConfig, TenantLimits,
 };
 pub use rate_limiter::{Bucket, RateLimiter};
 
@@ -134,6 +134,9 @@ pub struct Extras {
     /// What the VM may use of the host.
     #[serde(default, skip_serializing_if = "LimitsConfig::is_default")]
     pub limits: LimitsConfig,
+    /// Whom it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantConfig>,
 }
 
 /// How an image is entered.
@@ -323,6 +326,13 @@ impl VmConfig {
         self
     }
 
+    /// Whom the VM belongs to.
+    #[must_use]
+    pub fn tenant(mut self, tenant: TenantConfig) -> Self {
+        self.ringlet.tenant = Some(tenant);
+        self
+    }
+
     /// What the VM may use of the host.
     #[must_use]
     pub fn limits(mut self, limits: LimitsConfig) -> Self {
@@ -358,16 +368,17 @@ impl VmConfig {
             return Err(Error::config("drain_timeout_ms", range));
         }
         self.ringlet.limits.validate()?;
-        self.ringlet.name.as_deref().map_or(Ok(()), validate_name)?;
+        self.ringlet.tenant.iter().try_for_each(TenantConfig::validate)?;
+        self.ringlet.name.as_deref().map_or(Ok(()), |name| check_name("name", name))?;
         devices::validate(self)
     }
 }
 
-fn validate_name(name: &str) -> Result<()> {
+fn check_name(field: &'static str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(allowed) {
         let rule = format!("{name:?} is not 1 to {MAX_NAME} letters, digits, `-`, `_` or `.`");
-        return Err(Error::config("name", rule));
+        return Err(Error::config(field, rule));
     }
     Ok(())
 }

@@ -16,6 +16,8 @@ use ringlet_devices::virtio::HostEvent;
 use ringlet_io::limiter::{LimitError, Limits};
 use ringlet_io::{Owner, ShardContext};
 
+use crate::config::DiskLimits;
+
 /// What a device's worker does for the lifecycle. Commands are carried out in the order in which they are given,
 /// whether somebody waits for them or not.
 pub(crate) trait Worker {
@@ -76,8 +78,8 @@ impl Devices {
     }
 
     /// Gives all disks together these limits and no others.
-    pub(crate) fn limit_disks(&self, limits: &Limits) -> Result<(), LimitError> {
-        throttle::replace(&self.owner, throttle::DISKS, limits)
+    pub(crate) fn limit_disks(&self, limits: &DiskLimits) -> Result<(), LimitError> {
+        throttle::limit_disks(&self.owner, limits)
     }
 
     /// Waits for a device that cannot go on; for ever, if all can.

@@ -3,19 +3,30 @@
 //! Owns which levels there are and what they are called. Every device has its level, limited or not, so that a limit can
 //! be set while the VM runs.
 
-use ringlet_io::limiter::{Level, LimitError, Limits};
-use ringlet_io::{Gate, Limiter, LimiterSeed, MonoTime, Owner};
+use ringlet_io::limiter::{Level, LimitError, Limits, Shared};
+use ringlet_io::{Gate, Limiter, LimiterSeed, MonoTime, Owner, ShardContext};
+
+use crate::config::DiskLimits;
 
 /// The level of all disks of a VM. No device has a name with a dot.
 pub(crate) const DISKS: &str = "vm.disk";
 
 /// What limits one device.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct DeviceLimits {
     /// The device's own.
     pub(crate) own: Limits,
     /// Those of all disks of the VM, if it is one.
-    pub(crate) disks: Option<Limits>,
+    pub(crate) disks: Option<DisksLimits>,
+}
+
+/// What limits all disks of a VM together.
+#[derive(Debug, Clone)]
+pub(crate) struct DisksLimits {
+    /// The VM's, and its weight at its tenant.
+    pub(crate) limits: DiskLimits,
+    /// What all disks of its tenant have together.
+    pub(crate) tenant: Option<Shared>,
 }
 
 /// The limiter of the device `id`, to be made on its shard.
@@ -25,21 +36,33 @@ pub(crate) struct DeviceLimits {
 pub(crate) fn seed(id: &str, limits: DeviceLimits) -> Result<LimiterSeed, LimitError> {
     let DeviceLimits { own, disks } = limits;
     own.check()?;
-    disks.iter().try_for_each(Limits::check)?;
+    disks.iter().try_for_each(|disks| disks.limits.limits().check())?;
     let id = id.to_owned();
     Ok(LimiterSeed::new(move |cx, owner| {
-        let own = (id.as_str(), own);
-        let levels = [Some(own), disks.map(|disks| (DISKS, disks))].into_iter().flatten();
-        let levels = levels.map(|(name, limits)| level(owner, name, &limits)).collect::<Result<_, _>>();
-        levels.map_or_else(
+        plant(cx, owner, &id, &own, disks.as_ref()).unwrap_or_else(|error| {
             // They were checked. Should that be wrong, nothing passes rather than everything.
-            |error| {
-                tracing::error!(%error, device = id, "a limit that was checked cannot be");
-                Limiter::gated(Gate::new())
-            },
-            |levels| Limiter::levels(cx.timer(), levels),
-        )
+            tracing::error!(%error, device = id, "a limit that was checked cannot be");
+            Limiter::gated(Gate::new())
+        })
     }))
+}
+
+fn plant(
+    cx: &ShardContext,
+    owner: &Owner,
+    id: &str,
+    own: &Limits,
+    disks: Option<&DisksLimits>,
+) -> Result<Limiter, LimitError> {
+    let own = level(owner, id, own)?;
+    let Some(DisksLimits { limits, tenant }) = disks else {
+        return Ok(Limiter::levels(cx.timer(), vec![own]));
+    };
+    let levels = vec![own, level(owner, DISKS, &limits.limits())?];
+    Ok(match tenant {
+        Some(tenant) => Limiter::within(cx.timer(), levels, &owner.member(tenant, limits.weight())),
+        None => Limiter::levels(cx.timer(), levels),
+    })
 }
 
 fn level(owner: &Owner, name: &str, limits: &Limits) -> Result<Level, LimitError> {
@@ -59,11 +82,17 @@ pub(crate) fn change(owner: &Owner, name: &str, change: &Limits) -> Result<bool,
     Ok(true)
 }
 
-/// Gives a level exactly these limits, live, if it is there. Those that stay the same go on where they are.
+/// Gives all disks together exactly these limits, and the VM its weight, live. Limits that stay the same go on where
+/// they are.
 ///
 /// # Errors
 /// As [`change`].
-pub(crate) fn replace(owner: &Owner, name: &str, limits: &Limits) -> Result<(), LimitError> {
-    let Some(level) = owner.existing_level(name) else { return Ok(()) };
-    level.change(&level.limits().change_to(limits), MonoTime::now())
+pub(crate) fn limit_disks(owner: &Owner, limits: &DiskLimits) -> Result<(), LimitError> {
+    if let Some(level) = owner.existing_level(DISKS) {
+        level.change(&level.limits().change_to(&limits.limits()), MonoTime::now())?;
+    }
+    if let Some(member) = owner.existing_member() {
+        member.set_weight(limits.weight());
+    }
+    Ok(())
 }

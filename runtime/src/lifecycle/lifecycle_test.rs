@@ -40,7 +40,9 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(engine: EngineChoice) -> Self {
-        let runtime = Runtime::new(RuntimeOptions { engine, shards: NonZero::new(1) }).unwrap();
+        let runtime =
+            Runtime::new(RuntimeOptions { engine, shards: NonZero::new(1), ..RuntimeOptions::default() })
+                .unwrap();
         let kind = runtime.engine().kind;
         let metrics = runtime.registry().register_shard(1, kind.as_str());
         let service = |_: &ShardContext| VmService::on_this_thread();

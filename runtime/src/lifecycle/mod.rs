@@ -38,6 +38,7 @@ use crate::machine::Machine;
 use crate::outcome::Outcome;
 use crate::pumps::Pumps;
 use crate::reaper::{Corpse, Reaper};
+use crate::tenants::Tenant;
 use crate::vcpu::VcpuControl;
 use crate::vcpu::control::{Request, Status};
 pub(crate) use life::Life;
@@ -87,6 +88,8 @@ pub(crate) struct VmTask {
     pub(crate) running: bool,
     /// When the time limit passes; `None` before the start and without a limit.
     pub(crate) deadline: Option<Instant>,
+    /// Is there as long as its VMs.
+    pub(crate) _tenant: Option<Arc<Tenant>>,
 }
 
 impl VmTask {
@@ -189,7 +192,7 @@ impl Living {
     /// The CPU's first: it may be refused.
     fn set_limits(&self, limits: &LimitsConfig) -> Result<()> {
         self.vm.machine.cpu.set(limits.cpu)?;
-        self.devices.limit_disks(&limits.disk.limits()).map_err(|error| bad_limit(&error))
+        self.devices.limit_disks(&limits.disk).map_err(|error| bad_limit(&error))
     }
 
     fn start(&mut self, phase: Phase, reply: Reply) -> Phase {
