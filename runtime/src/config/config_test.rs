@@ -41,7 +41,7 @@ fn what_is_left_out_has_its_default() {
 fn bad_configurations_are_refused_with_field_and_range() {
     let boot = r#""boot-source": {"kernel_image_path": "hello"}"#;
     for (json, what) in [
-        (format!("{{{boot}, \"vsock\": {{}}}}"), "unknown field `vsock`"),
+        (format!("{{{boot}, \"vsocks\": {{}}}}"), "unknown field `vsocks`"),
         (
             format!("{{{boot}, \"ringlet\": {{\"drain_timeout_ms\": 8001}}}}"),
             "drain_timeout_ms: 8001 is not in 1..=8000",
@@ -54,7 +54,9 @@ fn bad_configurations_are_refused_with_field_and_range() {
         (format!("{{{boot}, \"ringlet\": {{\"timeout_ms\": 0}}}}"), "timeout_ms: must be at least 1"),
         (format!("{{{boot}, \"ringlet\": {{\"name\": \"a/b\"}}}}"), "name: \"a/b\" is not"),
         ("{}".into(), "missing field `boot-source`"),
-        ("{".into(), "line 1 column"),
+        ("{".into(), "is not JSON: EOF while parsing an object at line 1 column 1"),
+        (String::new(), "is not JSON: EOF"),
+        ("{\n# Ringlet".into(), "is not JSON: key must be a string at line 2 column 1"),
     ] {
         let error = parse(&json).unwrap_err();
         assert!(error.contains(what), "{json}: {error}");

@@ -8,6 +8,7 @@ use ringlet_boot::layout;
 use serde::{Deserialize, Serialize};
 
 use super::VmConfig;
+use super::firecracker;
 use super::rate_limiter::RateLimiter;
 use crate::error::{Error, Result};
 
@@ -38,7 +39,7 @@ pub const CONSOLE_ID: &str = "console0";
 
 /// A disk, in Firecracker's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Drive {
     /// The disk's name: 1 to [`MAX_DRIVE_ID`] letters, digits, `-` and `_`, its own in the VM. Also its serial
     /// number, unless another is given.
@@ -47,13 +48,13 @@ pub struct Drive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_on_host: Option<PathBuf>,
     /// The disk with the root file system, which is told on the kernel's command line. It comes first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "firecracker::or_default")]
     pub is_root_device: bool,
     /// The guest cannot write.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "firecracker::or_default")]
     pub is_read_only: bool,
     /// What a guest's flush means.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "firecracker::or_default")]
     pub cache_type: CacheType,
     /// Accepted for Firecracker's sake: I/O is always asynchronous, on the engine of the runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +69,8 @@ pub struct Drive {
     #[serde(default)]
     pub ringlet: DriveExtras,
 }
+
+firecracker::known_to_firecracker!(Drive, firecracker::DRIVE);
 
 /// What a guest's flush means.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,10 +1,11 @@
 //! What a VM is to be: a builder for programs, and the JSON of Firecracker's `--config-file` for everybody else.
 //!
 //! The JSON uses Firecracker's names for what Firecracker has (`boot-source`, `machine-config`, `drives`, `entropy`);
-//! what is only Ringlet's stands under `ringlet`. Unknown fields are errors, so that nothing asked for is silently
-//! missing.
+//! what is only Ringlet's stands under `ringlet`. Unknown fields are errors, and so are Firecracker's that ask for what
+//! Ringlet does not have, so that nothing asked for is silently missing.
 
 mod devices;
+mod firecracker;
 mod limits;
 mod rate_limiter;
 
@@ -50,15 +51,15 @@ const MAX_CONFIG_FILE: u64 = 1 << 20;
 
 /// The configuration of one VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "kebab-case", deny_unknown_fields)]
 pub struct VmConfig {
     /// What is booted.
     pub boot_source: BootSource,
     /// The machine it is booted on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "firecracker::or_default")]
     pub machine_config: MachineConfig,
     /// Disks, in the order in which the guest finds them (a root device comes first).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "firecracker::or_default")]
     pub drives: Vec<Drive>,
     /// A source of random numbers, if there is to be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,6 +68,8 @@ pub struct VmConfig {
     #[serde(default)]
     pub ringlet: Extras,
 }
+
+firecracker::known_to_firecracker!(VmConfig, firecracker::SECTIONS);
 
 /// What is booted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +87,7 @@ pub struct BootSource {
 
 /// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct MachineConfig {
     /// Number of vCPUs, 1 to [`MAX_VCPUS`].
     #[serde(default = "one")]
@@ -93,9 +96,11 @@ pub struct MachineConfig {
     #[serde(default = "default_memory")]
     pub mem_size_mib: u32,
     /// Pages behind guest RAM.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "firecracker::or_default")]
     pub huge_pages: HugePages,
 }
+
+firecracker::known_to_firecracker!(MachineConfig, firecracker::MACHINE);
 
 /// Pages behind guest RAM, in Firecracker's words.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,7 +235,10 @@ impl VmConfig {
     pub fn from_file(path: &Path) -> Result<Self> {
         let error = |reason: String| Error::ConfigFile { path: path.display().to_string(), reason };
         let text = read_bounded(path, MAX_CONFIG_FILE).map_err(|e| error(e.to_string()))?;
-        let config: Self = serde_json::from_slice(&text).map_err(|e| error(e.to_string()))?;
+        let config: Self = serde_json::from_slice(&text).map_err(|e| match e.is_data() {
+            true => error(e.to_string()),
+            false => error(format!("is not JSON: {e}")),
+        })?;
         config.validate()?;
         Ok(config)
     }
