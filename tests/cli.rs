@@ -82,6 +82,7 @@ fn the_exit_status_is_125_if_ringlet_fails_and_the_message_says_why() {
         (&["run", "hello", "--name", "a b"], "name"),
         (&["run", "hello", "--initrd", "/nonesuch"], "/nonesuch"),
         (&["run", "--config-file", "/nonesuch"], "/nonesuch"),
+        (&["run", "--config-file", "README.md"], "README.md: is not JSON: expected value at line 1 column 1"),
         (&["run", "hello", "--outcome", "/nonesuch/file"], "--outcome /nonesuch/file"),
         (&["run", "hello", "--metrics", "unix:/nonesuch/socket"], "/nonesuch/socket"),
         (&["run", "hello", "--cmdline", "a -- b"], "--"),
@@ -196,10 +197,20 @@ fn a_guest_goes_on_when_the_reader_of_standard_output_is_gone() {
 
 #[test]
 fn a_list_whose_reader_is_gone_is_no_failure() {
-    for args in [&["images"] as &[_], &["man"], &["completions", "bash"]] {
-        let mut running = Running::start(&mut ringlet(args));
-        drop(running.child().stdout.take());
-        running.finish().expect(0);
+    for args in [
+        &["images"] as &[_],
+        &["images", "--json"],
+        &["man"],
+        &["completions", "bash"],
+        &["check"],
+        &["check", "--json"],
+    ] {
+        let mut command = ringlet(args);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let finished = Running::of(child).finish().expect(0);
+        assert_eq!(finished.stderr, "", "{args:?}");
     }
 }
 

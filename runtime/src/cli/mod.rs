@@ -114,43 +114,60 @@ fn refuse(error: &clap::Error) -> ExitCode {
 
 /// The reader of our standard output has gone: nothing is left to do, and nothing is wrong.
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let json = || error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+    io.or_else(json) == Some(io::ErrorKind::BrokenPipe)
 }
 
+/// Prints `text` to the last byte; a reader who wants no more of it is no failure.
+fn print_all(text: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> CliResult<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(print_all(&text)?)
+}
+
+/// The status is the verdict, whether anybody reads the report or not.
 fn print_check(args: &CheckArgs) -> CliResult<ExitCode> {
     let report = check::report();
-    let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
+        print_json(&report)?;
     } else {
-        let colour = out.is_terminal() && !log::no_color();
-        report.print(&mut out, colour)?;
+        let mut text = Vec::new();
+        report.print(&mut text, io::stdout().is_terminal() && !log::no_color())?;
+        print_all(&text)?;
     }
     Ok(if report.can_run() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print_images(args: &ImagesArgs) -> CliResult<ExitCode> {
-    let mut out = io::stdout().lock();
     if args.json {
         let list: Vec<_> = images::IMAGES
             .iter()
             .map(|image| serde_json::json!({"name": image.name, "about": image.about, "bytes": image.bytes.len()}))
             .collect();
-        serde_json::to_writer_pretty(&mut out, &list)?;
-        writeln!(out)?;
+        print_json(&list)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut text = Vec::new();
     for image in images::IMAGES {
-        writeln!(out, "{:<14} {:>4} KiB  {}", image.name, image.bytes.len().div_ceil(1024), image.about)?;
+        writeln!(text, "{:<14} {:>4} KiB  {}", image.name, image.bytes.len().div_ceil(1024), image.about)?;
     }
+    print_all(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_completions(shell: Shell) -> CliResult<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "ringlet", &mut script);
-    io::stdout().write_all(&script)?;
+    print_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -162,7 +179,7 @@ fn print_man() -> CliResult<ExitCode> {
         let name = format!("ringlet-{}", verb.get_name());
         clap_mangen::Man::new(verb.clone().name(name)).render(&mut page)?;
     }
-    io::stdout().write_all(&page)?;
+    print_all(&page)?;
     Ok(ExitCode::SUCCESS)
 }
 
