@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::labels::{BootPhase, ExitKind, GuestErrorKind, OutcomeKind, VmState};
+use crate::limiter::{LimiterReading, LimiterTokens};
 
 fn info(id: &str) -> VmInfo {
     VmInfo { id: id.into(), name: format!("name of {id}"), image: "hello".into(), tenant: "acme".into() }
@@ -265,4 +266,43 @@ fn vms_come_and_go_while_others_scrape() {
         stop.store(true, Relaxed);
     });
     assert!(lock(&registry.0.state.lists).vms.is_empty());
+}
+
+/// A level that has admitted so much.
+#[derive(Debug)]
+struct Level(u64);
+
+impl LimiterSource for Level {
+    fn read(&self) -> LimiterReading {
+        let tokens = LimiterTokens { meter: "read_bytes", left: -3, size: 10, refill_nanos: 10 };
+        LimiterReading {
+            operations: self.0,
+            throttled_nanos: 1_500_000_000,
+            tokens: vec![tokens],
+            ..LimiterReading::default()
+        }
+    }
+}
+
+#[test]
+fn limits_are_exposed_as_long_as_their_owners_live() {
+    let registry = Registry::new();
+    let vm = registry.register_vm(info("v"));
+    let tenant: Arc<dyn LimiterSource> = Arc::new(Level(7));
+    // Of two with one name the later is told.
+    vm.register_limiter("disk0", Arc::new(Level(1)));
+    vm.register_limiter("disk0", Arc::new(Level(2)));
+    registry.register_tenant("acme", Arc::clone(&tenant));
+    let text = registry.encode();
+    for sample in [
+        r#"ringlet_limiter_operations_total{vm="v",limiter="disk0"} 2"#,
+        r#"ringlet_limiter_throttled_seconds_total{vm="v",limiter="disk0"} 1.5"#,
+        r#"ringlet_limiter_tokens{vm="v",limiter="disk0",meter="read_bytes"} -3"#,
+        r#"ringlet_tenant_operations_total{tenant="acme"} 7"#,
+    ] {
+        assert!(text.contains(sample), "{sample}: {text}");
+    }
+    drop((vm, tenant));
+    let text = registry.encode();
+    assert!(!text.contains("ringlet_limiter_") && !text.contains("ringlet_tenant_"), "{text}");
 }

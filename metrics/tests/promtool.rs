@@ -2,9 +2,13 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ringlet_metrics::{BootPhase, DeviceKind, ExitKind, Registry, RequestKind, RequestStatus, VmInfo};
+use ringlet_metrics::{
+    BootPhase, DeviceKind, ExitKind, LimiterReading, LimiterSource, LimiterTokens, Registry, RequestKind,
+    RequestStatus, VmInfo,
+};
 
 /// Runs `promtool check metrics` on `text`; returns whether it was content, and all that it said.
 #[cfg(test)]
@@ -44,9 +48,28 @@ fn an_idle_registry_is_clean() {
     assert_clean(&Registry::new().encode());
 }
 
+/// A level that owes tokens.
+#[derive(Debug)]
+struct Level;
+
+impl LimiterSource for Level {
+    fn read(&self) -> LimiterReading {
+        let tokens = LimiterTokens { meter: "bytes", left: i64::MIN, size: 1, refill_nanos: 1 };
+        LimiterReading {
+            operations: u64::MAX,
+            bytes: u64::MAX,
+            throttled: 3,
+            throttled_nanos: u64::MAX,
+            waiting: -1,
+            tokens: vec![tokens],
+        }
+    }
+}
+
 #[test]
 fn every_family_is_clean() {
     let registry = Registry::new();
+    let level: Arc<dyn LimiterSource> = Arc::new(Level);
     let shard = registry.register_shard(0, "io_uring");
     let other = registry.register_shard(1, "epoll");
     let vms: Vec<_> = ["plain", "quote\"", "back\\slash", "new\nline", "\u{1b}[2J", "日本", ""]
@@ -57,6 +80,8 @@ fn every_family_is_clean() {
         ExitKind::ALL.iter().for_each(|kind| vm.exits.add(*kind, u64::MAX / 64));
         vm.set_vcpu_clock(0, Box::new(|| 1));
         vm.freeze_vcpu_clock(1, u64::MAX);
+        vm.register_limiter(vm.id(), Arc::clone(&level));
+        registry.register_tenant(vm.id(), Arc::clone(&level));
     }
     let devices: Vec<_> = (vms.iter())
         .flat_map(|vm| DeviceKind::ALL.iter().map(|kind| vm.register_device(vm.id(), *kind)))
@@ -79,7 +104,7 @@ fn every_family_is_clean() {
     let text = registry.encode();
     assert_clean(&text);
     // Every family that the crate knows was there to be judged.
-    assert_eq!(text.matches("# TYPE ").count(), 34, "{text}");
+    assert_eq!(text.matches("# TYPE ").count(), 46, "{text}");
 }
 
 #[test]
