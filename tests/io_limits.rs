@@ -148,12 +148,14 @@ on_both_engines! {
 
     async fn a_vm_without_limits_can_be_given_some_and_lose_them_again(host: Host) {
         let guest = host.bundled_with(reader([null(None)], 1_000_000_000).timeout(Duration::from_secs(3600)));
-        eventually("it reads", || guest.vm.metrics().limiters().iter().any(|(_, reading)| reading.operations > 10));
+        guest.until_printed("depth 16");
         guest.vm.set_limits(reads(1)).await.unwrap();
         until_something_waits(&guest, DISKS);
-        guest.vm.set_limits(LimitsConfig::default()).await.unwrap();
+        guest.vm.set_limits(reads(1_000_000_000)).await.unwrap();
         let before = reading(&guest, DISKS).operations;
         eventually("it reads again", || reading(&guest, DISKS).operations > before + 100);
+        guest.vm.set_limits(LimitsConfig::default()).await.unwrap();
+        assert_eq!(reading(&guest, DISKS).tokens, []);
         assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped);
         assert!(guest.vm.set_limits(LimitsConfig::default()).await.is_err());
     }

@@ -147,7 +147,9 @@ impl Families {
 fn limiters(vms: &[Arc<VmMetrics>]) -> Vec<MetricFamily> {
     let read = |vm: &Arc<VmMetrics>| {
         let id = vm.id().to_owned();
-        vm.limiters().into_iter().map(move |(name, reading)| (vec![id.clone(), name], reading))
+        // Most levels limit nothing, and never did.
+        let used = vm.limiters().into_iter().filter(|(_, reading)| *reading != LimiterReading::default());
+        used.map(move |(name, reading)| (vec![id.clone(), name], reading))
     };
     let readings: Vec<_> = vms.iter().flat_map(read).collect();
     LIMITER_FAMILIES.of(&readings)

@@ -3,7 +3,7 @@
 //! Owns the order of those who wait: the first of its lane goes first. Reads and writes wait for each other
 //! only where both need the same meter. `!Send`, without locks.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -24,6 +24,8 @@ use crate::timer::{Sleep, Timer};
 pub struct Level(Rc<Inner>);
 
 struct Inner {
+    /// There is no meter: nothing is held back.
+    open: Cell<bool>,
     meters: RefCell<Meters>,
     line: RefCell<Line>,
     stats: Arc<LimiterStats>,
@@ -54,7 +56,8 @@ impl Level {
     fn with(meters: Meters) -> Self {
         let stats = Arc::new(LimiterStats::default());
         stats.changed(&meters);
-        Self(Rc::new(Inner { meters: RefCell::new(meters), line: RefCell::default(), stats }))
+        let open = Cell::new(meters.limits().is_empty());
+        Self(Rc::new(Inner { open, meters: RefCell::new(meters), line: RefCell::default(), stats }))
     }
 
     /// What it admitted and held back.
@@ -80,6 +83,7 @@ impl Level {
     pub fn change(&self, change: &Limits, now: MonoTime) -> Result<(), LimitError> {
         let mut meters = self.0.meters.borrow_mut();
         meters.change(change, now)?;
+        self.0.open.set(meters.limits().is_empty());
         self.0.stats.changed(&meters);
         let alone = meters.has_total();
         drop(meters);
@@ -90,6 +94,11 @@ impl Level {
 
     pub(super) fn due(&self, cost: Cost) -> Due {
         self.0.meters.borrow().due(cost)
+    }
+
+    /// Whether a request that comes now need not even be looked at.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.open.get() && self.0.line.borrow().waiters.is_empty()
     }
 
     /// Whether a request that comes now would be the first in line.

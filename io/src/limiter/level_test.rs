@@ -20,7 +20,7 @@ on_both_engines!(
     a_device_that_waits_holds_up_no_other,
     a_request_is_charged_to_all_levels_or_none,
     waiters_go_by_limits_that_were_changed,
-    an_unlimited_level_counts_and_never_waits,
+    levels_without_limits_never_wait_and_count_beside_one_that_has,
     a_restored_level_goes_on_where_it_was,
 );
 
@@ -307,14 +307,18 @@ fn waiters_go_by_limits_that_were_changed(engine: EngineKind) {
     });
 }
 
-fn an_unlimited_level_counts_and_never_waits(engine: EngineKind) {
+fn levels_without_limits_never_wait_and_count_beside_one_that_has(engine: EngineKind) {
     on_shard(engine, |cx| async move {
-        let level = level(&Limits::default());
-        let limiter = limiter(&cx, &[&level]);
-        for cost in [Cost::read(u64::MAX / 4), Cost::write(5), Cost::other()] {
-            assert!(poll(&mut pin!(limiter.admit(cost))).is_ready());
-        }
+        let (level, limited) = (level(&Limits::default()), total(1000, Duration::from_secs(1)));
+        let all = [Cost::read(u64::MAX / 4), Cost::write(5), Cost::other()];
         let stats = level.stats();
+        // Alone they are not even asked.
+        for (limiter, counted) in [(limiter(&cx, &[&level]), 0), (limiter(&cx, &[&level, &limited]), 3)] {
+            for cost in all {
+                assert!(poll(&mut pin!(limiter.admit(cost))).is_ready());
+            }
+            assert_eq!(stats.operations.get(), counted);
+        }
         assert_eq!((stats.operations.get(), stats.bytes.get()), (3, u64::MAX / 4 + 5));
         assert_eq!((stats.throttled.get(), stats.throttled_nanos.get()), (0, 0));
         assert!(stats.tokens(MonoTime::now()).is_empty());

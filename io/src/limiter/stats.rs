@@ -10,7 +10,7 @@ use super::Cost;
 use super::limits::{Meters, PerMeter, SLOTS};
 use crate::clock::MonoTime;
 
-/// The numbers of one level of limits.
+/// The numbers of one level of limits, of the requests that came while anything limited them, here or elsewhere.
 #[derive(Debug, Default)]
 pub struct LimiterStats {
     /// Requests admitted.
