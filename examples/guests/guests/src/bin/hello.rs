@@ -15,8 +15,8 @@ fn main(context: &Context) {
         return;
     }
     println!("hello from a unikernel");
-    println!("cmdline: {:.80}", context.cmdline());
-    for argument in context.args().take(4) {
+    println!("cmdline: {}", context.cmdline());
+    for argument in context.args() {
         println!("argument: {argument}");
     }
     for region in context.memory().regions().filter(|region| region.is_usable()).take(3) {
