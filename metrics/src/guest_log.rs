@@ -89,7 +89,7 @@ impl GuestLog {
             target: TARGET,
             vm = %self.vm,
             kind = kind.as_str(),
-            suppressed,
+            suppressed = (suppressed > 0).then_some(suppressed),
             site = %format_args!("{}:{}", site.file, site.line),
             "{message}"
         );
