@@ -16,7 +16,12 @@ pub(super) struct MetricsServer {
 impl MetricsServer {
     pub(super) fn start(endpoint: &Endpoint, registry: Registry) -> CliResult<Self> {
         let listener = endpoint.bind()?;
-        tracing::info!(endpoint = %listener.endpoint()?, "serving metrics");
+        let bound = listener.endpoint()?;
+        tracing::info!(endpoint = %bound, "serving metrics");
+        if matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0) {
+            // Nobody else knows.
+            eprintln!("ringlet: serving metrics at http://{bound}/metrics");
+        }
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || {
