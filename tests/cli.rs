@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -183,6 +183,62 @@ fn the_outcome_is_a_line_of_json_for_each_vm() {
 }
 
 #[test]
+fn the_outcome_of_a_vm_that_cannot_be_started_is_its_error() {
+    let disk = &["--disk", "path=/nonesuch"] as &[_];
+    for (options, id, name) in [
+        (disk, "vm-1", "vm-1"),
+        (&["--disk", "path=/nonesuch,readonly", "--count", "2", "--name", "web"], "vm-1", "web-1"),
+        (&["--initrd", "/nonesuch", "--name", "web"], "vm-1", "web"),
+    ] {
+        let finished = run(&[&["run", "hello", "--outcome", "json"], options].concat()).expect(125);
+        let [line] = &outcomes(&finished.stdout)[..] else { panic!("{finished:?}") };
+        let error = line["error"].as_str().unwrap();
+        assert!(error.contains("/nonesuch") && finished.stderr.contains(error), "{finished:?}");
+        let expected = json!({"vm": id, "name": name, "outcome": "failed", "error": error, "exit_status": 125, "ready_seconds": null});
+        assert_eq!(*line, expected);
+    }
+}
+
+#[test]
+fn the_outcome_is_on_a_line_of_its_own_after_an_unfinished_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image_file(&folder, &Code::new().print("unfinished").exit(0));
+    let finished = run(&["run", &image, "--outcome", "json"]).expect(0);
+    let (printed, line) = finished.stdout.split_once('\n').unwrap();
+    assert_eq!(printed, "unfinished");
+    assert_eq!(outcomes(line)[0]["code"], 0);
+}
+
+#[test]
+fn output_that_is_lost_makes_the_exit_status_125() {
+    for args in [
+        &["run", "hello"] as &[_],
+        &["run", "hello", "--count", "2"],
+        &["run", "exit", "--outcome", "json"],
+        &["images"],
+        &["check", "--json"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let child = ringlet(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        let finished = Running::of(child).finish().expect(125);
+        assert!(finished.stderr.contains("No space left on device"), "{finished:?}");
+    }
+}
+
+#[test]
+fn running_out_of_open_files_names_the_limit_and_the_remedy() {
+    for limit in [40, 12, 7, 5] {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" run hello --count 200");
+        let child = command.args(["-c", &script, env!("CARGO_BIN_EXE_ringlet")]).stdin(Stdio::null());
+        let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let finished = Running::of(child).finish().expect(125);
+        let said = format!("The limit on open files is {limit}: raise it (`ulimit -n`)");
+        assert!(finished.stderr.contains(&said), "{finished:?}");
+    }
+}
+
+#[test]
 fn a_guest_goes_on_when_the_reader_of_standard_output_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let image = image_file(&folder, &Code::new().print_pattern(20_000).exit(5));
@@ -252,6 +308,14 @@ fn arguments_reach_the_guest_whatever_is_in_them() {
     let expected: Vec<_> =
         odd.iter().map(|argument| argument.as_bytes().escape_ascii().to_string()).collect();
     assert_eq!(printed, expected);
+}
+
+#[test]
+fn hello_prints_its_command_line_whole() {
+    let cmdline = "x".repeat(300);
+    let finished = run(&["run", "hello", "--cmdline", &cmdline]).expect(0);
+    let printed = finished.stdout.lines().find_map(|line| line.strip_prefix("cmdline: ")).unwrap();
+    assert!(printed.starts_with(&cmdline), "{printed}");
 }
 
 #[test]
@@ -331,14 +395,16 @@ fn completions_and_manual_page_describe_the_commands() {
 
 /// A running guest whose metrics are served at `endpoint`; returns it when it answers.
 fn serve_metrics(endpoint: &str) -> (Running, String) {
-    let mut command = ringlet(&["run", "idle", "--log-level", "info", "--metrics", endpoint]);
-    let mut running = Running::start(&mut command);
-    let mut stderr = BufReader::new(running.child().stderr.take().unwrap());
-    let mut line = String::new();
-    stderr.read_line(&mut line).unwrap();
-    let (_, served_at) = line.trim_end().split_once("endpoint=").unwrap_or_else(|| panic!("{line}"));
+    let mut running = Running::start(&mut ringlet(&["run", "idle", "--metrics", endpoint]));
+    let served_at = if endpoint.ends_with(":0") {
+        let said = running.until_said("/metrics\n");
+        let (_, url) = said.trim_end().split_once("serving metrics at http://").unwrap();
+        url.strip_suffix("/metrics").unwrap().to_owned()
+    } else {
+        endpoint.to_owned()
+    };
     running.until_printed("idle\n");
-    (running, served_at.to_owned())
+    (running, served_at)
 }
 
 /// Gets `/metrics`: head and body.

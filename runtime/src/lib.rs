@@ -44,7 +44,7 @@ pub use config::{
     MAX_VCPUS, MAX_VOLATILE_DISK, MAX_WEIGHT, MIN_CPU_PERIOD_US, MIN_MEMORY_MIB, MIN_QUEUE_SIZE,
     MachineConfig, RateLimiter, TenantConfig, TenantLimits, VmConfig, Volatile,
 };
-pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole};
+pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole, StreamConsole};
 pub use cpu::DEFAULT_CPU_WEIGHT;
 pub use error::{Error, Result};
 pub use outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};

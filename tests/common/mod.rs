@@ -211,7 +211,7 @@ impl Pipe {
         let (reader, writer) = std::io::pipe().unwrap();
         let writer = OwnedFd::from(writer);
         rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
-        (Self(reader), Console::Stream(Arc::new(writer)))
+        (Self(reader), Console::Stream(ringlet::StreamConsole::new(writer)))
     }
 
     /// All that is written until the last writing end is closed, read on a thread of its own.

@@ -92,10 +92,22 @@ pub(crate) fn main() -> ExitCode {
         Ok(status) => status,
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "ringlet: {}", Escaped(&error.to_string()));
+            let error = error.to_string();
+            let _ = writeln!(io::stderr(), "ringlet: {}{}", Escaped(&error), advice(&error));
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// What helps against an error of the system that any step may meet.
+fn advice(error: &str) -> String {
+    if !error.contains(&io::Error::from(rustix::io::Errno::MFILE).to_string()) {
+        return String::new();
+    }
+    let limit = supervise::open_files_limit().map_or("unlimited".into(), |limit| limit.to_string());
+    format!(
+        ". The limit on open files is {limit}: raise it (`ulimit -n`); `ringlet check` tells how many VMs it allows"
+    )
 }
 
 /// Prints help and version, which are no errors, or what is wrong with the command line: as plain text, since an

@@ -105,6 +105,8 @@ pub(super) struct RunArgs {
     name: Option<String>,
 
     /// Write how each VM ended as a line of JSON: to this file, or (`json`) to standard output
+    ///
+    /// What a guest prints goes to standard output too, and may look like such a line: programs should use a file.
     #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
     pub(super) outcome: Option<PathBuf>,
 

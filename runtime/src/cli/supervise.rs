@@ -7,7 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringlet::{Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, Vm, VmConfig};
+use ringlet::{
+    BootSource, Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, StreamConsole, Vm,
+    VmConfig,
+};
+
+use rustix::io::Errno;
 
 use super::limits_report;
 use super::metrics_server::MetricsServer;
@@ -19,6 +24,8 @@ use super::stdin::{feed_stdin, follow_size};
 use super::terminal::{RawTerminal, in_foreground};
 use super::{CliResult, FAILED, log};
 
+/// With fewer open files not one VM runs.
+const LEAST_OPEN_FILES: u64 = 16;
 /// How long after a signal reports may take to be written.
 const REPORT_TIME: Duration = Duration::from_secs(1);
 
@@ -28,6 +35,10 @@ pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
     let config = args.config()?;
     if args.count.get() > 1 {
         raise_open_files();
+    }
+    if open_files_limit().is_some_and(|limit| limit < LEAST_OPEN_FILES) {
+        // Some of what it takes to begin with does not fail, but panics.
+        return Err(io::Error::from(Errno::MFILE).into());
     }
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = executor.block_on(supervise(args, config));
@@ -45,6 +56,11 @@ pub(super) fn raise_open_files() {
     }
 }
 
+/// The limit on open files; `None` if there is none.
+pub(super) fn open_files_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
 async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let single = args.count.get() == 1;
     let mut terminal = if single { RawTerminal::new()? } else { None };
@@ -53,13 +69,22 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let mut signals = Signals::new(reloads)?;
     // A VM lives on one loop, so more would have nothing to do.
     let shards = args.shards.or((args.count == NonZero::<u32>::MIN).then_some(args.count));
+    let console = console(single)?;
+    let outcomes = args.outcome.as_deref().map(|target| OutcomeLog::open(target, &console)).transpose()?;
+    let mut reporter = Reporter::new(outcomes);
     let runtime =
         Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards, ..RuntimeOptions::default() })?;
     let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
     let _metrics = args.metrics.as_ref().map(serve).transpose()?;
-    let mut reporter = Reporter::new(args.outcome.as_deref().map(OutcomeLog::open).transpose()?);
     let begun = Instant::now();
-    let vms = Arc::new(launch(&runtime, args, &config, &mut signals).await?);
+    let vms = match launch(&runtime, args, &config, &mut signals, &console).await {
+        Ok(vms) => Arc::new(vms),
+        Err(NotStarted { number, name, error }) => {
+            reporter.not_started(number, name.as_deref(), &error)?;
+            written(reporter, &mut signals).await;
+            return Err(error.into());
+        }
+    };
     if single {
         feed_stdin(&vms, terminal.is_some())?;
     }
@@ -77,12 +102,23 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
             std::process::exit(signals.status().unwrap_or(FAILED).into());
         }
     };
-    tokio::select! {
-        () = reporter.finish() => {}
-        // Nobody reads what there is to say, and somebody wants an end.
-        () = impatience(&mut signals) => {}
+    let all = written(reporter, &mut signals).await;
+    if let Some(reason) = console.lost() {
+        return Err(format!(
+            "standard output could not be written, and what a guest printed is lost: {reason}"
+        )
+        .into());
     }
-    Ok(ExitCode::from(signals.status().unwrap_or(status)))
+    Ok(ExitCode::from(if all { signals.status().unwrap_or(status) } else { FAILED }))
+}
+
+/// Returns when the reports are written; `false` if an outcome could not be.
+async fn written(reporter: Reporter, signals: &mut Signals) -> bool {
+    tokio::select! {
+        all = reporter.finish() => all,
+        // Nobody reads what there is to say, and somebody wants an end.
+        () = impatience(signals) => true,
+    }
 }
 
 /// Returns with the next signal, or soon if there was one.
@@ -93,41 +129,73 @@ async fn impatience(signals: &mut Signals) {
     tokio::time::sleep(REPORT_TIME).await;
 }
 
+/// Where the VMs' output goes.
+fn console(single: bool) -> io::Result<Console> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    // A guest's bytes reach a terminal as they are only where that terminal is given to the guest.
+    let raw = single && (!stdout.is_terminal() || in_foreground(&stdout));
+    Ok(match raw {
+        true => Console::Stream(StreamConsole::new(stdout)),
+        false => Console::Lines(LineConsole::new(stdout)),
+    })
+}
+
+/// A VM that could not be started.
+struct NotStarted {
+    /// Which, from 1.
+    number: u32,
+    name: Option<String>,
+    error: String,
+}
+
 /// Starts the VMs. If one cannot be made, those before it end with the error; a signal ends the starting.
 async fn launch(
     runtime: &Runtime,
     args: &RunArgs,
     config: &VmConfig,
     signals: &mut Signals,
-) -> CliResult<Vec<Vm>> {
-    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-    let mut resources = Resources::default();
+    console: &Console,
+) -> Result<Vec<Vm>, NotStarted> {
+    let failed = |number: u32, name: Option<&str>, error: ringlet::Error| NotStarted {
+        number,
+        name: name.map(str::to_owned),
+        error: error.to_string(),
+    };
+    let name = config.ringlet.name.as_deref();
     if args.count.get() == 1 {
-        // A guest's bytes reach a terminal as they are only where that terminal is given to the guest.
-        resources.console = if stdout.is_terminal() && !in_foreground(&stdout) {
-            Console::Lines(LineConsole::new(stdout))
-        } else {
-            Console::Stream(Arc::new(stdout))
-        };
-        return Ok(vec![runtime.launch(config, resources)?]);
+        let resources = Resources { console: console.clone(), ..Resources::default() };
+        return Ok(vec![runtime.launch(config, resources).map_err(|e| failed(1, name, e))?]);
     }
-    let lines = LineConsole::new(stdout);
-    resources.image = Some(runtime.open_image(&config.boot_source.kernel_image_path)?);
-    resources.initrd = config.boot_source.initrd_path.as_deref().map(Initrd::open).transpose()?;
-    let base = config.ringlet.name.as_deref().unwrap_or("vm");
+    let named = |number: u32| format!("{}-{number}", name.unwrap_or("vm"));
+    let shared = shared(runtime, config).map_err(|e| failed(1, Some(&named(1)), e))?;
     let mut vms = Vec::new();
     for number in 1..=args.count.get() {
-        let name = format!("{base}-{number}");
-        let console = Console::Lines(lines.with_prefix(format!("[{name}] ")));
-        let resources = Resources { console, ..resources.clone() };
-        let vm = runtime.launch(&config.clone().name(&name), resources);
-        vms.push(vm.map_err(|e| format!("{name}: {e}"))?);
+        let name = named(number);
+        let console = match console {
+            Console::Lines(lines) => Console::Lines(lines.with_prefix(format!("[{name}] "))),
+            other => other.clone(),
+        };
+        let vm = runtime.launch(&config.clone().name(&name), Resources { console, ..shared.clone() });
+        vms.push(vm.map_err(|e| {
+            let NotStarted { error, .. } = failed(number, None, e);
+            NotStarted { number, error: format!("{name}: {error}"), name: Some(name.clone()) }
+        })?);
         if signals.arrived().await {
             vms.iter().for_each(Vm::request_stop);
             break;
         }
     }
     Ok(vms)
+}
+
+/// What all VMs share, opened once.
+fn shared(runtime: &Runtime, config: &VmConfig) -> ringlet::Result<Resources> {
+    let BootSource { kernel_image_path, initrd_path, .. } = &config.boot_source;
+    Ok(Resources {
+        image: Some(runtime.open_image(kernel_image_path)?),
+        initrd: initrd_path.as_deref().map(Initrd::open).transpose()?,
+        ..Resources::default()
+    })
 }
 
 /// How ends are told.

@@ -7,7 +7,8 @@ mod sink;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use ringlet_devices::Overflow;
@@ -24,7 +25,7 @@ pub enum Console {
     #[default]
     Discard,
     /// To a stream, byte for byte. A guest that prints faster than the stream takes waits.
-    Stream(Arc<OwnedFd>),
+    Stream(StreamConsole),
     /// To a stream that several VMs share: whole lines, each with a prefix, control characters escaped. Output
     /// that the stream does not take in time is dropped, oldest first, and counted.
     Lines(LineConsole),
@@ -42,10 +43,49 @@ impl Console {
     }
 }
 
+impl Console {
+    /// Why output was lost, if it was: the stream could not be written. That nobody reads it any more is no loss.
+    pub fn lost(&self) -> Option<&str> {
+        match self {
+            Self::Stream(console) => console.state.lost.get(),
+            Self::Lines(console) => console.state.lost.get(),
+            Self::Discard | Self::Buffer(_) => None,
+        }
+        .map(String::as_str)
+    }
+
+    /// Something was written to a stream, and its last line is not finished.
+    pub fn is_in_line(&self) -> bool {
+        matches!(self, Self::Stream(console) if console.state.in_line.load(Ordering::Relaxed))
+    }
+}
+
+/// What became of the output.
+#[derive(Debug, Default)]
+pub(crate) struct StreamState {
+    lost: OnceLock<String>,
+    in_line: AtomicBool,
+}
+
+/// A console of bytes as they are. Clones share the stream.
+#[derive(Debug, Clone)]
+pub struct StreamConsole {
+    stream: Arc<OwnedFd>,
+    state: Arc<StreamState>,
+}
+
+impl StreamConsole {
+    /// A console that writes to `stream`.
+    pub fn new(stream: OwnedFd) -> Self {
+        Self { stream: Arc::new(stream), state: Arc::default() }
+    }
+}
+
 /// A console of prefixed lines. Clones share the stream, and their lines do not mix.
 #[derive(Debug, Clone)]
 pub struct LineConsole {
     stream: Arc<OwnedFd>,
+    state: Arc<StreamState>,
     turn: Arc<tokio::sync::Mutex<()>>,
     prefix: String,
 }
@@ -53,7 +93,7 @@ pub struct LineConsole {
 impl LineConsole {
     /// A console that writes to `stream`, without a prefix.
     pub fn new(stream: OwnedFd) -> Self {
-        Self { stream: Arc::new(stream), turn: Arc::default(), prefix: String::new() }
+        Self { stream: Arc::new(stream), state: Arc::default(), turn: Arc::default(), prefix: String::new() }
     }
 
     /// The same stream with each line preceded by `prefix`.

@@ -1,11 +1,13 @@
 //! A console at work on its shard.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ringlet_io::{Ring, RingFile, ShardContext};
 use ringlet_metrics::Escaped;
 
-use super::{Console, ConsoleBuffer, LineConsole};
+use super::{Console, ConsoleBuffer, LineConsole, StreamState};
 
 /// Longest line of a prefixed console in bytes; longer ones are broken.
 const MAX_LINE: usize = 4096;
@@ -15,7 +17,7 @@ const CHUNK: usize = 32 << 10;
 /// A console at work.
 pub(crate) enum Sink {
     Discard,
-    Stream { ring: Ring, file: RingFile },
+    Stream { ring: Ring, file: RingFile, state: Arc<StreamState> },
     Lines(Lines),
     Buffer(ConsoleBuffer),
 }
@@ -36,6 +38,13 @@ impl Sink {
             tracing::debug!("the console's reader is gone; output is discarded");
         } else {
             tracing::warn!(whose, %error, "a console cannot be written; output is discarded");
+            let state = match self {
+                Self::Stream { state, .. } => Some(&*state),
+                Self::Lines(lines) => Some(&lines.console.state),
+                Self::Discard | Self::Buffer(_) => None,
+            };
+            // The first reason stands.
+            let _ = state.map(|state| state.lost.set(error.to_string()));
         }
         *self = Self::Discard;
     }
@@ -45,7 +54,10 @@ impl Sink {
         Ok(match console {
             Console::Discard => Self::Discard,
             Console::Buffer(buffer) => Self::Buffer(buffer),
-            Console::Stream(stream) => Self::Stream { ring, file: RingFile::new(stream.try_clone()?) },
+            Console::Stream(console) => {
+                let file = RingFile::new(console.stream.try_clone()?);
+                Self::Stream { ring, file, state: console.state }
+            }
             Console::Lines(console) => {
                 let file = RingFile::new(console.stream.try_clone()?);
                 Self::Lines(Lines { cx: cx.clone(), file, console, pending: Vec::new() })
@@ -61,7 +73,12 @@ impl Sink {
                 buffer.append(batch);
                 batch.clear();
             }
-            Self::Stream { ring, file } => write_all(ring, file, batch).await?,
+            Self::Stream { ring, file, state } => {
+                if let Some(last) = batch.last() {
+                    state.in_line.store(*last != b'\n', Ordering::Relaxed);
+                }
+                write_all(ring, file, batch).await?;
+            }
             Self::Lines(lines) => {
                 lines.pending.append(batch);
                 lines.write(batch, false).await?;

@@ -70,7 +70,7 @@ impl Host {
         let (reader, mut writer) = std::io::pipe().unwrap();
         rustix::pipe::fcntl_setpipe_size(&writer, PIPE).unwrap();
         writer.write_all(&[b'.'; PIPE]).unwrap();
-        let stream = Console::Stream(Arc::new(OwnedFd::from(writer)));
+        let stream = Console::Stream(crate::StreamConsole::new(OwnedFd::from(writer)));
         let (vm, parts) = self.create(config, stream);
         let (vcpu, machine) = (Arc::clone(&parts.task.life.controls[0]), Arc::clone(&parts.task.machine));
         assert!(self.shard.send(parts).is_ok());
