@@ -77,10 +77,12 @@ fn the_exit_status_is_130_after_sigint_and_143_after_sigterm_or_sighup() {
 fn the_exit_status_is_125_if_ringlet_fails_and_the_message_says_why() {
     for (args, what) in [
         (&["run", "nonesuch"] as &[_], "nonesuch"),
+        (&["run", "helo"], "did you mean `hello`?"),
+        (&["run", "./nonesuch"], "kernel_image_path: ./nonesuch: cannot be found"),
         (&["run", "/etc/passwd"], "/etc/passwd"),
         (&["run", "/"], "/: "),
         (&["run", "hello", "--name", "a b"], "name"),
-        (&["run", "hello", "--initrd", "/nonesuch"], "/nonesuch"),
+        (&["run", "hello", "--initrd", "/nonesuch"], "initrd_path: /nonesuch: cannot be found"),
         (&["run", "--config-file", "/nonesuch"], "/nonesuch"),
         (&["run", "--config-file", "README.md"], "README.md: is not JSON: expected value at line 1 column 1"),
         (&["run", "hello", "--outcome", "/nonesuch/file"], "--outcome /nonesuch/file"),
@@ -104,7 +106,7 @@ fn a_command_line_that_is_wrong_says_what_would_be_right_and_runs_nothing() {
         (&["run"] as &[_], "<IMAGE>"),
         (&["run", "hello", "--memory", "128"], "Say 128M"),
         (&["run", "hello", "--timeout", "5"], "500ms, 10s or 2m"),
-        (&["run", "hello", "--count", "0"], "--count"),
+        (&["run", "hello", "--count", "0"], "must be at least 1"),
         (&["run", "hello", "--io-engine", "kqueue"], "auto, uring, epoll"),
         (&["run", "hello", "--metrics", "9090"], "127.0.0.1:9090"),
         (&["run", "hello", "extra"], "extra"),
@@ -308,6 +310,28 @@ fn arguments_reach_the_guest_whatever_is_in_them() {
     let expected: Vec<_> =
         odd.iter().map(|argument| argument.as_bytes().escape_ascii().to_string()).collect();
     assert_eq!(printed, expected);
+}
+
+#[test]
+fn an_empty_image_and_a_missing_device_say_what_they_lack() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    let finished = run(&["run", empty.to_str().unwrap()]).expect(125);
+    assert!(finished.stderr.ends_with("empty: the file is empty\n"), "{}", finished.stderr);
+    for (image, option) in [("blkbench", "--disk"), ("rng", "--rng"), ("echo", "--console")] {
+        let finished = run(&["run", image]);
+        let said = format!("start with {option}");
+        assert!(finished.code() != 0 && finished.stdout.contains(&said), "{finished:?}");
+    }
+}
+
+#[test]
+fn the_log_names_engine_and_image_when_asked() {
+    let info = run(&["run", "hello", "--log-level", "info", "--io-engine", "epoll"]).expect(0).stderr;
+    assert!(info.contains("engine=\"epoll\" shards=1") && !info.contains("hello"), "{info}");
+    let debug = run(&["run", "hello", "--log-level", "debug"]).expect(0).stderr;
+    assert!(debug.contains("vm=\"vm-1\" image=\"hello\" protocol=\"pvh\""), "{debug}");
 }
 
 #[test]

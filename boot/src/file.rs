@@ -17,13 +17,13 @@ pub(crate) enum FileError {
 /// The whole content of the regular file at `path`, which has at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     // Looked at before it is opened: opening a device may already do something, and a FIFO's open waits.
-    let stat = rustix::fs::stat(path).map_err(|errno| FileError::Io("stat", errno.into()))?;
+    let stat = rustix::fs::stat(path).map_err(|errno| FileError::Io("cannot be found", errno.into()))?;
     check_regular(FileType::from_raw_mode(stat.st_mode))?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd =
-        rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| FileError::Io("open", errno.into()))?;
+    let fd = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| FileError::Io("cannot be opened", errno.into()))?;
     // Looked at again: another file may have taken the name since.
-    let stat = rustix::fs::fstat(&fd).map_err(|errno| FileError::Io("fstat", errno.into()))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| FileError::Io("cannot be read", errno.into()))?;
     check_regular(FileType::from_raw_mode(stat.st_mode))?;
     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if size > limit {
@@ -37,7 +37,7 @@ fn read_at_most(file: File, size: u64, limit: u64) -> Result<Vec<u8>, FileError>
     // One byte more than the limit shows that the file has grown beyond it.
     file.take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(|error| FileError::Io("read", error))?;
+        .map_err(|error| FileError::Io("cannot be read", error))?;
     match bytes.len() as u64 {
         len if len > limit => Err(FileError::TooLarge(len)),
         _ => Ok(bytes),

@@ -47,7 +47,7 @@ pub enum ImageError {
     Io {
         /// The file.
         name: String,
-        /// The system call that failed.
+        /// What cannot be done.
         step: &'static str,
         /// What the kernel said.
         source: std::io::Error,
@@ -69,6 +69,12 @@ pub enum ImageError {
         len: u64,
         /// The limit in bytes.
         limit: u64,
+    },
+    /// There is nothing in the file.
+    #[error("{name}: the file is empty")]
+    Empty {
+        /// The file.
+        name: String,
     },
     /// The content breaks a rule.
     #[error("{name}: {field} is {value}; {rule}")]
@@ -149,6 +155,9 @@ impl Image {
     }
 
     fn new(name: &str, bytes: Bytes) -> Result<Self, ImageError> {
+        if bytes.get().is_empty() {
+            return Err(ImageError::Empty { name: printable(name) });
+        }
         let elf = elf::parse(bytes.get()).map_err(|problem| ImageError::invalid(name, problem))?;
         Ok(Self(Arc::new(Inner { name: printable(name), bytes, elf })))
     }

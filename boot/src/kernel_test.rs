@@ -57,7 +57,7 @@ fn sec_07_only_regular_files_are_read_and_nothing_waits() {
         assert_eq!(error, format!("{}: it is {kind}; only regular files are read", path.display()));
     }
     let error = Image::open(&dir.path().join("none")).unwrap_err().to_string();
-    assert!(error.ends_with("/none: stat: No such file or directory (os error 2)"), "{error}");
+    assert!(error.ends_with("/none: cannot be found: No such file or directory (os error 2)"), "{error}");
 }
 
 #[test]

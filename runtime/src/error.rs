@@ -45,6 +45,14 @@ pub enum Error {
     /// The kernel image cannot be used.
     #[error(transparent)]
     Image(#[from] ringlet_boot::ImageError),
+    /// A file that the configuration names cannot be used.
+    #[error("{field}: {source}")]
+    ImageFile {
+        /// The field, as the configuration names it.
+        field: &'static str,
+        /// What is wrong with the file.
+        source: ringlet_boot::ImageError,
+    },
     /// The image cannot be loaded into this VM.
     #[error(transparent)]
     Boot(#[from] ringlet_boot::BootError),
@@ -99,6 +107,11 @@ impl Error {
 
     pub(crate) fn io<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { what, source: source.into() }
+    }
+
+    /// Of opening what the initrd's path names.
+    pub fn initrd(source: ringlet_boot::ImageError) -> Self {
+        Self::ImageFile { field: "initrd_path", source }
     }
 
     pub(crate) fn config(field: &'static str, reason: impl Into<String>) -> Self {

@@ -48,9 +48,44 @@ pub fn find(name: &str) -> Option<&'static BundledImage> {
     IMAGES.iter().find(|image| image.name == name)
 }
 
+/// The bundled image that somebody may have meant: a slip or two away.
+pub(crate) fn nearest(name: &str) -> Option<&'static BundledImage> {
+    let distances = IMAGES.iter().map(|image| (slips(name, image.name), image));
+    let (slips, image) = distances.min_by_key(|(slips, _)| *slips)?;
+    // As many as letters would make any name of another.
+    (slips <= 2 && slips < image.name.len().min(name.len())).then_some(image)
+}
+
+/// How many letters have to be put in, taken out or replaced to make `b` of `a` (Levenshtein's distance).
+fn slips(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (n, from) in (1..).zip(a.chars()) {
+        let mut next = vec![n];
+        for ((to, pair), left) in b.chars().zip(row.windows(2)).zip(0..) {
+            let &[diagonal, above] = pair else { continue };
+            let left: usize = next.get::<usize>(left).copied().unwrap_or(n);
+            next.push((diagonal + usize::from(from != to)).min(above + 1).min(left + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{IMAGES, find};
+    use super::{IMAGES, find, nearest};
+
+    #[test]
+    fn a_name_with_a_slip_is_near_and_another_is_not() {
+        for (name, meant) in
+            [("helo", "hello"), ("hallo", "hello"), ("blkbnech", "blkbench"), ("smpp", "smp")]
+        {
+            assert_eq!(nearest(name).unwrap().name, meant, "{name}");
+        }
+        for name in ["", "a", "zz", "nonesuch", "vmlinux"] {
+            assert!(nearest(name).is_none(), "{name}: {:?}", nearest(name));
+        }
+    }
 
     #[test]
     fn names_are_sorted_unique_and_found() {

@@ -86,6 +86,12 @@ impl Runtime {
             images: Mutex::default(),
             last_id: AtomicU64::new(0),
         };
+        tracing::info!(
+            engine = engine.kind.as_str(),
+            shards = count,
+            backend = ?inner.host.backend,
+            "event loops are running"
+        );
         Ok(Self { shards, inner: Arc::new(inner), engine, placed: AtomicUsize::new(0) })
     }
 
@@ -187,9 +193,14 @@ impl Inner {
         let bundled = match image {
             ImageRef::Path(path) if path.components().count() == 1 && !path.exists() => {
                 let hint = "neither a bundled image (`ringlet images` lists them) nor a file here";
-                return Err(Error::config("image", format!("{:?} is {hint}", path.display())));
+                let near = images::nearest(&path.to_string_lossy());
+                let near = near.map_or(String::new(), |image| format!("; did you mean `{}`?", image.name));
+                return Err(Error::config("image", format!("{:?} is {hint}{near}", path.display())));
             }
-            ImageRef::Path(path) => return Ok(Image::open(path)?),
+            ImageRef::Path(path) => {
+                let failed = |source| Error::ImageFile { field: "kernel_image_path", source };
+                return Image::open(path).map_err(failed);
+            }
             ImageRef::Bundled(name) => images::find(name)
                 .ok_or_else(|| Error::config("image", format!("there is no bundled image {name:?}")))?,
         };

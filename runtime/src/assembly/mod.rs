@@ -162,7 +162,7 @@ impl<'a> Plan<'a> {
         };
         let initrd = match (resources.initrd, &config.boot_source.initrd_path) {
             (Some(initrd), _) => Some(initrd),
-            (None, Some(path)) => Some(Initrd::open(path)?),
+            (None, Some(path)) => Some(Initrd::open(path).map_err(Error::initrd)?),
             (None, None) => None,
         };
         let console = resources.console;
@@ -190,7 +190,7 @@ impl<'a> Plan<'a> {
         (0..self.vcpu_count()).map(|index| vm.create_vcpu(index)).collect()
     }
 
-    fn load(&self, ram: &GuestRam) -> Result<VcpuInit> {
+    fn load(&self, vm: &str, ram: &GuestRam) -> Result<VcpuInit> {
         let begun = Instant::now();
         let init = ringlet_boot::load(
             ram,
@@ -204,6 +204,13 @@ impl<'a> Plan<'a> {
             },
         )?;
         self.runtime.registry.runtime().boot_phase.observe(BootPhase::Load, begun.elapsed());
+        tracing::debug!(
+            vm,
+            image = self.image.name(),
+            protocol = init.protocol.as_str(),
+            entry = format_args!("{:#x}", init.regs.rip),
+            "the image is loaded"
+        );
         Ok(init)
     }
 
@@ -233,7 +240,7 @@ impl<'a> Plan<'a> {
 
     /// Makes the vCPU threads, which prepare themselves while the image is loaded.
     fn staff(&self, vcpus: Vec<VcpuFd>, crew: Crew, machine: &Arc<Machine>) -> Result<Team> {
-        self.hire(vcpus, crew, machine)?.boot(self.load(&machine.ram))
+        self.hire(vcpus, crew, machine)?.boot(self.load(machine.metrics.id(), &machine.ram))
     }
 
     /// Starts the vCPU threads. If one fails to start, those before it are told to stop.

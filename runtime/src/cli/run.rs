@@ -75,7 +75,7 @@ pub(super) struct RunArgs {
     pub(super) console: bool,
 
     /// Run this many VMs in this process; their output is shown line by line with the VM's name before it
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", value_parser = parse_count)]
     pub(super) count: NonZero<u32>,
 
     /// End the VM after this time: 500ms, 10s, 2m
@@ -190,6 +190,11 @@ fn parse_memory(text: &str) -> Result<u32, String> {
         Ok(mib @ MIN_MEMORY_MIB..=MAX_MEMORY_MIB) => Ok(mib),
         Ok(_) | Err(_) => Err("a VM has 4M to 1T".into()),
     }
+}
+
+fn parse_count(text: &str) -> Result<NonZero<u32>, String> {
+    let count: u32 = text.parse().map_err(|e: std::num::ParseIntError| e.to_string())?;
+    NonZero::new(count).ok_or_else(|| "must be at least 1".into())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

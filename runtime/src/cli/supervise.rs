@@ -193,7 +193,7 @@ fn shared(runtime: &Runtime, config: &VmConfig) -> ringlet::Result<Resources> {
     let BootSource { kernel_image_path, initrd_path, .. } = &config.boot_source;
     Ok(Resources {
         image: Some(runtime.open_image(kernel_image_path)?),
-        initrd: initrd_path.as_deref().map(Initrd::open).transpose()?,
+        initrd: initrd_path.as_deref().map(Initrd::open).transpose().map_err(ringlet::Error::initrd)?,
         ..Resources::default()
     })
 }

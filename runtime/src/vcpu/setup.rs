@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Prepares `seed`'s vCPU for its first `KVM_RUN`. `false` if the VM was given up before its image was loaded.
 pub(super) fn prepare(seed: &VcpuSeed) -> Result<bool> {
     set_cpuid(seed)?;
-    set_msrs(&seed.fd, &BOOT_MSRS);
+    set_msrs(seed, &BOOT_MSRS);
     match seed.init.as_ref().map(Receiver::recv) {
         Some(Ok(init)) => set_registers(&seed.fd, &init).map(|()| true),
         Some(Err(_)) => Ok(false),
@@ -39,11 +39,16 @@ fn set_cpuid(seed: &VcpuSeed) -> Result<()> {
 }
 
 /// Sets the MSRs one after the other, as `KVM_SET_MSRS` stops at the first that the backend refuses.
-fn set_msrs(fd: &VcpuFd, mut msrs: &[kvm_msr_entry]) {
+fn set_msrs(seed: &VcpuSeed, mut msrs: &[kvm_msr_entry]) {
     while !msrs.is_empty() {
-        let done = Msrs::from_entries(msrs).ok().and_then(|table| fd.set_msrs(&table).ok()).unwrap_or(0);
+        let done = Msrs::from_entries(msrs).ok().and_then(|table| seed.fd.set_msrs(&table).ok()).unwrap_or(0);
         let Some((refused, rest)) = msrs.get(done..).and_then(<[_]>::split_first) else { return };
-        tracing::debug!(msr = format_args!("{:#x}", refused.index), "KVM refuses this MSR");
+        tracing::debug!(
+            vm = seed.machine.metrics.id(),
+            vcpu = seed.index,
+            msr = format_args!("{:#x}", refused.index),
+            "KVM refuses this MSR"
+        );
         msrs = rest;
     }
 }

@@ -32,7 +32,7 @@ fn main(context: &Context) -> u32 {
         return USAGE;
     }
     let Some(slot) = virtio::find(context, CONSOLE).next() else {
-        println!("echo: no console device");
+        println!("echo: no console device; start with --console");
         return NO_DEVICE;
     };
     let line = slot.line();

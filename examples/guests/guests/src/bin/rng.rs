@@ -38,7 +38,7 @@ fn main(context: &Context) -> u32 {
         return USAGE;
     };
     let Some(slot) = virtio::find(context, ENTROPY).next() else {
-        println!("rng: no entropy device");
+        println!("rng: no entropy device; start with --rng");
         return NO_DEVICE;
     };
     let start = time::now();

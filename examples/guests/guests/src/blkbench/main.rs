@@ -69,7 +69,7 @@ impl fmt::Display for Failure {
         f.write_str(match self {
             Self::Mismatch => "the disk does not hold what was written to it",
             Self::Usage(what) | Self::Device(what) => what,
-            Self::NoDisk => "no such disk",
+            Self::NoDisk => "no such disk; start with --disk",
             Self::Io => "the disk answered with an error",
             Self::Memory => {
                 "not enough memory: give the VM more, or use a smaller --depth, --block-size or --span"
