@@ -335,6 +335,15 @@ fn the_log_names_engine_and_image_when_asked() {
 }
 
 #[test]
+fn a_refused_write_of_a_configuration_is_told_with_value_and_offset() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image_file(&folder, &Code::new().write32(0xD000_0100, 7).exit(0));
+    let said = run(&["run", &image, "--console"]).expect(0).stderr;
+    let what = "console0: write of 0x7 (4 bytes) at offset 0x100: the register at offset 0x100 is read-only";
+    assert!(said.contains(what) && !said.contains("suppressed"), "{said}");
+}
+
+#[test]
 fn hello_prints_its_command_line_whole() {
     let cmdline = "x".repeat(300);
     let finished = run(&["run", "hello", "--cmdline", &cmdline]).expect(0);

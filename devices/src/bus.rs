@@ -283,7 +283,7 @@ const fn known_width(width: usize) -> bool {
 }
 
 /// Little-endian bytes printed as a number; at most the first 8.
-struct Value<'a>(&'a [u8]);
+pub(crate) struct Value<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -123,6 +123,29 @@ pub enum GuestError {
 }
 
 impl GuestError {
+    /// The same, of a part of a device that begins `base` bytes from the device's start.
+    #[must_use]
+    pub(crate) fn behind(mut self, base: u64) -> Self {
+        match &mut self {
+            Self::BadWidth { offset, .. }
+            | Self::BadRegister { offset }
+            | Self::BadValue { offset, .. }
+            | Self::ReadOnly { offset }
+            | Self::WriteOnly { offset }
+            | Self::BadState { offset, .. } => *offset = offset.saturating_add(base),
+            Self::BadIndex { .. }
+            | Self::ReadOnlyIndex { .. }
+            | Self::SerialOverrun
+            | Self::DeliveryMode { .. }
+            | Self::Vector { .. }
+            | Self::BadStatus { .. }
+            | Self::BadFeatures { .. }
+            | Self::BadQueue { .. }
+            | Self::StrayNotify { .. } => {}
+        }
+        self
+    }
+
     /// The kind under which the error is counted.
     pub fn kind(&self) -> GuestErrorKind {
         match self {
@@ -161,5 +184,21 @@ fn delivery_mode_name(mode: u8) -> &'static str {
         6 => "SIPI",
         7 => "ExtINT",
         _ => "reserved",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::GuestError;
+
+    #[test]
+    fn offsets_of_a_part_are_told_from_the_start_of_the_device() {
+        let text = |error: GuestError| error.behind(0x100).to_string();
+        assert_eq!(text(GuestError::ReadOnly { offset: 3 }), "the register at offset 0x103 is read-only");
+        assert_eq!(
+            text(GuestError::BadWidth { offset: 32, width: 2 }),
+            "no access of 2 bytes at offset 0x120"
+        );
+        assert_eq!(text(GuestError::SerialOverrun), GuestError::SerialOverrun.to_string());
     }
 }

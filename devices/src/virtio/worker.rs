@@ -31,9 +31,10 @@ use super::link::Ticket;
 use super::mmio::Shared;
 use super::queue::Queue;
 use super::registers::GuestCommand;
-use super::spec::status;
+use super::spec::{register, status};
 use super::state::{QueueState, VirtioState};
 use super::window::Window;
+use crate::bus::Value;
 use crate::error::GuestError;
 use crate::state::StateError;
 
@@ -239,8 +240,9 @@ impl Worker {
                 self.shared.registers().queue_stopped(index, reset);
             }
             GuestCommand::WriteConfig { offset, data, len } => {
-                if let Err(error) = self.device.write_config(offset, data.get(..len).unwrap_or_default()) {
-                    self.refuse(&error);
+                let data = data.get(..len).unwrap_or_default();
+                if let Err(error) = self.device.write_config(offset, data) {
+                    self.refuse_write(offset, data, error);
                 }
             }
         }
@@ -266,6 +268,17 @@ impl Worker {
     fn refuse(&self, error: &GuestError) {
         let id = &self.shared.identity.id;
         guest_error!(self.log, error.kind(), "{id}: {error}");
+    }
+
+    /// As [`Self::refuse`], of a write at `offset` of the configuration space; told as the bus tells its own.
+    fn refuse_write(&self, offset: u64, data: &[u8], error: GuestError) {
+        let (id, width, value) = (&self.shared.identity.id, data.len(), Value(data));
+        let (at, error) = (register::CONFIG.saturating_add(offset), error.behind(register::CONFIG));
+        guest_error!(
+            self.log,
+            error.kind(),
+            "{id}: write of {value} ({width} bytes) at offset {at:#x}: {error}"
+        );
     }
 
     fn count(&self) -> u16 {
