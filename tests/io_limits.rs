@@ -19,10 +19,10 @@ const HARDLY: Bucket = Bucket { size: 1, one_time_burst: None, refill_time: 3_60
 /// The level of all disks of a VM.
 const DISKS: &str = "vm.disk";
 
-/// A guest that makes `requests` of 4 KiB of its first disk, 16 at a time.
+/// A guest that makes `requests` of 4 KiB of its first disk, 64 at a time.
 fn reader(drives: impl IntoIterator<Item = Drive>, requests: u64) -> VmConfig {
     let total = (requests * 4096).to_string();
-    let args = ["--mode", "randread", "--depth", "16", "--total", &total];
+    let args = ["--mode", "randread", "--depth", "64", "--total", &total];
     let mut config = VmConfig::new("blkbench").memory_mib(16).args(args);
     config.drives.extend(drives);
     config
@@ -106,16 +106,17 @@ on_both_engines! {
         let guests = [100, 300].map(|weight| {
             let disk = DiskLimits { weight: Some(weight), ..DiskLimits::default() };
             let config = reader([null(None)], 1_000_000).limits(LimitsConfig::default().disk(disk));
-            host.bundled_with(config.tenant(tenant(1000)))
+            host.bundled_with(config.tenant(tenant(200)))
         });
         let error = host.runtime.launch(&reader([], 1).tenant(tenant(7)), Resources::default()).unwrap_err();
         assert!(error.to_string().contains("\"acme\" has VMs, and other limits"), "{error}");
         let operations = || guests.each_ref().map(|guest| of(guest, DISKS).map_or(0, |reading| reading.operations));
-        eventually("both have waited", || operations()[0] > 50);
+        eventually("both have waited", || operations().iter().all(|&operations| operations > 20));
         let before = operations();
-        eventually("some hundred requests", || operations()[0] > before[0] + 50 + rounds(100));
+        // Slow enough for guests that are seldom run to have requests in their queues at all times.
+        eventually("some requests", || operations()[0] > before[0] + 40);
         let after = operations();
-        let most = 100.0 + 1000.0 * begun.elapsed().as_secs_f64() + 2.0;
+        let most = 20.0 + 200.0 * begun.elapsed().as_secs_f64() + 2.0;
         assert!((after[0] + after[1]) as f64 <= most, "{after:?}, at most {most}");
         let shares = (after[1] - before[1]) as f64 / (after[0] - before[0]) as f64;
         assert!((2.0..4.0).contains(&shares), "{shares}: {before:?} {after:?}");
@@ -148,7 +149,7 @@ on_both_engines! {
 
     async fn a_vm_without_limits_can_be_given_some_and_lose_them_again(host: Host) {
         let guest = host.bundled_with(reader([null(None)], 1_000_000_000).timeout(Duration::from_secs(3600)));
-        guest.until_printed("depth 16");
+        guest.until_printed("depth 64");
         guest.vm.set_limits(reads(1)).await.unwrap();
         until_something_waits(&guest, DISKS);
         guest.vm.set_limits(reads(1_000_000_000)).await.unwrap();
