@@ -24,7 +24,8 @@ fn used(metrics: &VmMetrics) -> u64 {
 }
 
 /// Runs a guest that wants more than its quota until it was throttled `times`, and stops it. Asserts that it had no more
-/// than a quota for each period that had begun, and what the last stop of it was late by: never a whole quota.
+/// than a quota for each period that had begun. What a stop was late by is paid back, so that is true again and again,
+/// however late the machine is; of a guest that gets more than its quota, it is true never more.
 async fn no_more_than(host: &Host, config: VmConfig, times: u64) -> Guest {
     let max = config.ringlet.limits.cpu.max.unwrap();
     let (quota, period) = (max.quota_us * 1000, max.period_us * 1000);
@@ -32,10 +33,13 @@ async fn no_more_than(host: &Host, config: VmConfig, times: u64) -> Guest {
     let guest = host.bundled_with(config);
     let metrics = guest.vm.metrics();
     eventually("it is throttled so often", || metrics.cpu_throttled_periods.get() >= times);
+    eventually("it has had no more than its quotas", || {
+        let used = used(metrics);
+        let periods = u64::try_from(begun.elapsed().as_nanos()).unwrap() / period + 1;
+        used <= periods * quota
+    });
     guest.vm.stop().await;
-    let periods = u64::try_from(begun.elapsed().as_nanos()).unwrap() / period + 1;
     let used = used(metrics);
-    assert!(used <= (periods + 1) * quota, "{used} ns in {periods} periods");
     // A period in which it was throttled is one whose quota it had used, now or before.
     assert!(used >= times * quota / 2, "{used} ns, though it was throttled {times} times");
     assert!(metrics.cpu_throttled_nanos.get() > 0);

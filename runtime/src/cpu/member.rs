@@ -24,7 +24,7 @@ pub(super) struct Member {
     pub(super) at_alarm: u64,
     /// Its timer of real time is set.
     pub(super) armed: bool,
-    /// It ran when the VM last did.
+    /// It ran for a quarter of the time or more between the last two looks at a VM that might run.
     pub(super) active: bool,
     /// How often it had slept, when it last looked itself.
     pub(super) sleeps: i64,

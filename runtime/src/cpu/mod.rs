@@ -70,14 +70,17 @@ struct Enforced {
     shard: u64,
     /// The event loop worked for the VM between the last two looks.
     shard_active: bool,
+    /// When the clocks were read last, and whether nothing was left then.
+    read_at: u64,
+    throttled: bool,
     idle_looks: u32,
     /// What had been used when the timers were set.
     at_alarm: u64,
     alarm: Alarm,
     /// When the event loop is to look; 0: not.
     watch_at: u64,
-    /// When that was said, and what had been used then.
-    watched: Watched,
+    /// When something was seen to have been used.
+    moved_at: u64,
     /// What of the budget's account is in the metrics.
     told: Stat,
 }
@@ -223,7 +226,7 @@ impl CpuLimiter {
         };
         let before = self.until.swap(until.max(LOOK_AGAIN), Ordering::SeqCst);
         self.watch.store(0, Ordering::SeqCst);
-        state.halt(now);
+        state.halt(but);
         drop(state);
         if before <= LOOK_AGAIN {
             let others = self.vcpus.iter().enumerate().filter(|(other, _)| Some(*other) != but);
@@ -253,12 +256,6 @@ impl CpuLimiter {
     }
 }
 
-#[derive(Clone, Copy, Default)]
-struct Watched {
-    now: u64,
-    used: u64,
-}
-
 /// CPU time that is left.
 #[derive(Clone, Copy)]
 struct Left {
@@ -286,9 +283,16 @@ impl State {
         let used = self.read().saturating_add(shard);
         let enforced = self.enforced.as_mut()?;
         let standing = enforced.budget.charge(now, used);
-        if used > enforced.used {
+        let time = now.saturating_sub(enforced.read_at);
+        // Waiting for a period says nothing of what they do when they may.
+        if used > enforced.used && !enforced.throttled {
             enforced.shard_active = shard > enforced.shard;
-            self.members.iter_mut().flatten().for_each(|member| member.active = member.progress > 0);
+            self.members.iter_mut().flatten().for_each(|member| member.active = member.progress >= time / 4);
+        }
+        enforced.throttled = matches!(standing, Standing::Throttled { .. });
+        enforced.read_at = now;
+        if used > enforced.used {
+            enforced.moved_at = now;
         }
         (enforced.used, enforced.shard) = (used, shard);
         Some(standing)
@@ -298,7 +302,7 @@ impl State {
     fn go_on(&mut self, index: usize, sleeps: i64, left: Left) {
         let Self { members, enforced: Some(enforced), .. } = self else { return };
         let (period, alarm) = (enforced.budget.max().period, enforced.alarm);
-        let mut awake = false;
+        let (mut awake, mut slept) = (false, false);
         if let Some(member) = members.get_mut(index).and_then(Option::as_mut) {
             let nanos = member.used - member.at_alarm.min(member.used);
             let progress = Progress { nanos, slept: sleeps != member.sleeps };
@@ -307,6 +311,7 @@ impl State {
                 member.quiet_until = Pace::quiet_until(left.now, alarm, progress, period, member.quiet_until);
             }
             member.sleeps = sleeps;
+            slept = progress.slept;
             awake = !progress.slept || progress.nanos > 0;
         }
         let idle =
@@ -315,27 +320,28 @@ impl State {
         enforced.at_alarm = enforced.used;
         let holder = if awake { index } else { busiest(members).unwrap_or(index) };
         let quiet_until = members.get(holder).and_then(Option::as_ref).map_or(0, |member| member.quiet_until);
-        enforced.alarm = enforced.pace.alarm(enforced.at(left, members), quiet_until);
-        enforced.watch(left.now, enforced.alarm.watch);
+        enforced.alarm = enforced.pace.alarm(enforced.at(left, members, slept), quiet_until);
+        enforced.watch_at = enforced.alarm.watch;
         set_timers(members, left.now, enforced.alarm, holder);
     }
 
     /// The event loop looks, and there is time left: it may have to look again.
     fn watch_on(&mut self, left: Left) {
         let Self { members, enforced: Some(enforced), .. } = self else { return };
-        let since = left.now.saturating_sub(enforced.watched.now);
-        let moved = enforced.used > enforced.watched.used;
-        let at = enforced.pace.watch(enforced.at(left, members), since, moved);
-        enforced.watch(left.now, at.unwrap_or(0));
+        let still = left.now.saturating_sub(enforced.moved_at);
+        let at = Pace::watch(enforced.at(left, members, false), still);
+        enforced.watch_at = at.unwrap_or(0);
     }
 
-    /// Nothing is left: nobody needs a timer.
-    fn halt(&mut self, now: u64) {
-        for member in self.members.iter_mut().flatten() {
+    /// Nothing is left: vCPU `index`, which is not in the guest, needs no timer. The others keep theirs until they have
+    /// come out, should this thread have to wait for a CPU before it tells them.
+    fn halt(&mut self, index: Option<usize>) {
+        let own = index.and_then(|index| self.members.get_mut(index)).and_then(Option::as_mut);
+        if let Some(member) = own {
             member.disarm();
         }
         if let Some(enforced) = &mut self.enforced {
-            enforced.watch(now, 0);
+            enforced.watch_at = 0;
         }
     }
 
@@ -396,24 +402,20 @@ impl Enforced {
             shard,
             shard_active: false,
             idle_looks: 0,
+            read_at: now,
+            throttled: false,
             at_alarm: used,
             alarm: Alarm::default(),
             watch_at: 0,
-            watched: Watched::default(),
+            moved_at: now,
             told: Stat::default(),
         }
     }
 
-    /// The event loop is to look at `at`, if that is not 0.
-    fn watch(&mut self, now: u64, at: u64) {
-        self.watch_at = at;
-        self.watched = Watched { now, used: self.used };
-    }
-
-    fn at(&self, left: Left, members: &[Option<Member>]) -> Look {
+    fn at(&self, left: Left, members: &[Option<Member>], sleeps: bool) -> Look {
         let Left { now, nanos, period_end } = left;
         let (users, idle_looks) = (users(members, self.shard_active), self.idle_looks);
-        Look { now, left: nanos, period_end, period: self.budget.max().period, users, idle_looks }
+        Look { now, left: nanos, period_end, period: self.budget.max().period, users, idle_looks, sleeps }
     }
 }
 

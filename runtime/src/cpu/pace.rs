@@ -3,7 +3,8 @@
 //! A timer of a thread's CPU time never disturbs a vCPU that is halted, but fires only at the scheduler's ticks, so up
 //! to one too late. A timer of real time is exact, but wakes a vCPU that is halted. So the first is set a tick early,
 //! and the second for the rest; if the second finds that the vCPU has slept instead, it is not set again for a period,
-//! or until the first has fired; meanwhile the event loop looks, which disturbs no vCPU. Pure: all times are nanoseconds, and arguments.
+//! or until the first has fired; meanwhile, and wherever a vCPU sleeps now and then so that ticks may miss it, the event
+//! loop looks, which disturbs no vCPU. Pure: all times are nanoseconds, and arguments.
 
 /// A step that is not worth being divided further: what entering and leaving a guest costs.
 const STEP: u64 = 50_000;
@@ -24,6 +25,8 @@ pub(crate) struct Look {
     pub(crate) users: u64,
     /// How many looks in a row have found that nothing was used.
     pub(crate) idle_looks: u32,
+    /// The vCPU that looks has slept since the timers were set: it may be asleep at every tick.
+    pub(crate) sleeps: bool,
 }
 
 impl Look {
@@ -44,7 +47,7 @@ pub(crate) struct Alarm {
     pub(crate) wake: u64,
     /// The end is near, so every vCPU that ran looks at that moment: any of them may wait for a CPU then.
     pub(crate) near: bool,
-    /// The moment at which the event loop looks, because no vCPU is to be woken though the end is near; 0: none.
+    /// The moment at which the event loop looks, because no vCPU is to be woken though the end is near, or ticks find it asleep; 0: none.
     pub(crate) watch: u64,
 }
 
@@ -67,7 +70,7 @@ pub(crate) struct Pace {
 impl Pace {
     /// What to set the timers to, if the vCPU that looks is not to be woken before `quiet_until`.
     pub(crate) fn alarm(self, look: Look, quiet_until: u64) -> Alarm {
-        let Look { now, period_end, period, idle_looks, .. } = look;
+        let Look { now, period_end, period, idle_looks, sleeps, .. } = look;
         let alarm = |cpu, wake| Alarm { set_at: now, cpu, wake, near: false, watch: 0 };
         let (share, margin) = (look.share(), self.margin());
         let early = share.saturating_sub(margin).max(share / 8).max(1);
@@ -75,26 +78,24 @@ impl Pace {
             let pause = period.saturating_mul(1 << idle_looks.min(16)).min(LONGEST.max(period));
             return alarm(early, now.saturating_add(pause).max(quiet_until));
         }
-        if share > margin.saturating_add(SLACK) {
-            return alarm(early, period_end.max(quiet_until));
-        }
         let end = now.saturating_add(share).min(period_end);
+        if share > margin.saturating_add(SLACK) {
+            let wake = period_end.max(quiet_until);
+            return if sleeps { Alarm { watch: end, ..alarm(share, wake) } } else { alarm(early, wake) };
+        }
         if end < quiet_until {
             return Alarm { watch: end, ..alarm(share, quiet_until) };
         }
         Alarm { near: true, ..alarm(share, end) }
     }
 
-    /// When the event loop looks again, if at all, after it has looked `since` nanoseconds after the last time, and
-    /// found that something was used (`moved`) or not.
-    pub(crate) fn watch(self, look: Look, since: u64, moved: bool) -> Option<u64> {
-        let Look { now, period_end, .. } = look;
-        if look.share() > self.margin().saturating_add(SLACK) {
-            return None;
-        }
-        let step = if moved { look.share() } else { look.share().max(since.saturating_mul(2)) };
-        let at = now.saturating_add(step.max(2 * STEP));
-        (moved || at < period_end).then_some(at.min(period_end.max(now.saturating_add(STEP))))
+    /// When the event loop looks again, after nothing was used for `still`. Not at all after a whole period of that: then
+    /// the vCPUs' timers are enough.
+    pub(crate) fn watch(look: Look, still: u64) -> Option<u64> {
+        let Look { now, period_end, period, .. } = look;
+        let least = if still == 0 { 2 * STEP } else { 8 * STEP };
+        let at = now.saturating_add(look.share().max(least));
+        (still < period).then_some(at.min(period_end.max(now.saturating_add(STEP))))
     }
 
     /// How much too late a timer of CPU time may fire, and some more.

@@ -4,7 +4,15 @@ const MS: u64 = 1_000_000;
 const PACE: Pace = Pace { tick: 4 * MS };
 
 fn look(left: u64) -> Look {
-    Look { now: 1000 * MS, left, period_end: 1100 * MS, period: 100 * MS, users: 1, idle_looks: 0 }
+    Look {
+        now: 1000 * MS,
+        left,
+        period_end: 1100 * MS,
+        period: 100 * MS,
+        users: 1,
+        idle_looks: 0,
+        sleeps: false,
+    }
 }
 
 fn alarm(cpu: u64, wake: u64) -> Alarm {
@@ -18,6 +26,12 @@ fn near(cpu: u64, wake: u64) -> Alarm {
 #[test]
 fn far_from_the_end_only_cpu_time_is_watched_a_tick_early() {
     assert_eq!(PACE.alarm(look(50 * MS), 0), alarm(50 * MS - 4_500_000, 1100 * MS));
+}
+
+#[test]
+fn a_vcpu_that_sleeps_now_and_then_is_watched_by_the_event_loop() {
+    let bursty = Look { sleeps: true, ..look(50 * MS) };
+    assert_eq!(PACE.alarm(bursty, 0), Alarm { watch: 1050 * MS, ..alarm(50 * MS, 1100 * MS) });
 }
 
 #[test]
@@ -56,14 +70,14 @@ fn a_vcpu_that_slept_is_woken_once_a_period_and_watched_by_its_cpu_time() {
 }
 
 #[test]
-fn the_event_loop_looks_when_all_may_be_used_and_ever_less_while_nothing_is() {
-    assert_eq!(PACE.watch(look(3 * MS), MS, true), Some(1003 * MS));
-    assert_eq!(PACE.watch(look(3 * MS), 4 * MS, false), Some(1008 * MS));
-    assert_eq!(PACE.watch(look(3 * MS), 60 * MS, false), None, "not beyond the period");
-    assert_eq!(PACE.watch(look(60 * MS), MS, true), None, "the vCPUs' timers do");
+fn the_event_loop_looks_when_all_may_be_used_until_nothing_was_for_a_period() {
+    assert_eq!(Pace::watch(look(3 * MS), 0), Some(1003 * MS));
+    assert_eq!(Pace::watch(look(60 * MS), 99 * MS), Some(1060 * MS));
+    assert_eq!(Pace::watch(look(60 * MS), 100 * MS), None);
+    assert_eq!(Pace::watch(look(1), 0), Some(1000 * MS + 2 * STEP));
+    assert_eq!(Pace::watch(look(1), 1), Some(1000 * MS + 8 * STEP));
     let late = Look { period_end: 1001 * MS, ..look(3 * MS) };
-    assert_eq!(PACE.watch(late, MS, true), Some(1001 * MS));
-    assert_eq!(PACE.watch(look(1), 0, true), Some(1000 * MS + 2 * STEP));
+    assert_eq!(Pace::watch(late, 0), Some(1001 * MS), "then there is a new quota");
 }
 
 #[test]
