@@ -27,7 +27,8 @@ const ARGUMENTS: [&str; 8] = [
 /// # Panics
 /// Outside of a build script, or if its `OUT_DIR` cannot be written to.
 pub fn link() {
-    let script = PathBuf::from(env::var_os("OUT_DIR").expect("call this from a build script")).join("link.ld");
+    let script =
+        PathBuf::from(env::var_os("OUT_DIR").expect("call this from a build script")).join("link.ld");
     fs::write(&script, SCRIPT).unwrap_or_else(|error| panic!("cannot write {}: {error}", script.display()));
     for argument in ARGUMENTS {
         println!("cargo:rustc-link-arg-bins={argument}");
