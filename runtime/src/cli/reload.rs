@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::io;
 
 use ringlet::{Bucket, Drive, ENTROPY_ID, Error, RateLimiter, Runtime, TenantConfig, Vm, VmConfig};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliResult;
 use super::run::RunArgs;
@@ -14,16 +14,25 @@ use super::run::RunArgs;
 /// What a bucket becomes that is not in the file any more.
 const UNLIMITED: Bucket = Bucket { size: 0, one_time_burst: None, refill_time: 0 };
 
+/// SIGHUPs from now on, which end nothing any more.
+pub(super) fn hangups() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
 /// Applies the file's limits with each SIGHUP. What cannot be applied is said on standard error, and changes nothing.
 pub(super) async fn on_hangup(
+    hangups: &mut Option<Signal>,
     args: &RunArgs,
     mut config: VmConfig,
     runtime: &Runtime,
     vms: &[Vm],
-) -> io::Result<Infallible> {
-    let mut hangups = signal(SignalKind::hangup())?;
+) -> Infallible {
     loop {
-        if hangups.recv().await.is_none() {
+        let told = match hangups {
+            Some(hangups) => hangups.recv().await,
+            None => None,
+        };
+        if told.is_none() {
             return std::future::pending().await;
         }
         match args.config() {

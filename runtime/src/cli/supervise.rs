@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::limits_report;
 use super::metrics_server::MetricsServer;
-use super::reload::on_hangup;
+use super::reload::{hangups, on_hangup};
 use super::report::{OutcomeLog, Reporter};
 use super::run::RunArgs;
 use super::signals::Signals;
@@ -67,6 +67,7 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     // Of a terminal that is gone, it means what it says.
     let reloads = args.config_file.is_some() && terminal.is_none();
     let mut signals = Signals::new(reloads)?;
+    let mut hangups = reloads.then(hangups).transpose()?;
     // A VM lives on one loop, so more would have nothing to do.
     let shards = args.shards.or((args.count == NonZero::<u32>::MIN).then_some(args.count));
     let console = console(single)?;
@@ -94,7 +95,7 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let status = tokio::select! {
         biased;
         status = watch(&vms, &mut reporter, &mut terminal, &ended) => status?,
-        never = on_hangup(args, config.clone(), &runtime, &vms), if reloads => match never? {},
+        never = on_hangup(&mut hangups, args, config.clone(), &runtime, &vms) => match never {},
         () = follow_size(&vms), if sized => FAILED,
         () = second_signal(&mut signals, &vms) => {
             // Whatever still waits, for a reader or for anything else, is not worth waiting for.
