@@ -82,8 +82,8 @@ fn tasks_of_one_owner_divide_the_share(engine: EngineKind) {
         storms.iter().map(|(_, spent)| spent.borrow().len()).collect::<Vec<_>>()
     });
     let (least, most) = (*spent.iter().min().unwrap(), *spent.iter().max().unwrap());
-    // All but the first turn are divided equally.
-    assert!(least > 0 && most - least <= 2 * REQUESTS_PER_TURN as usize, "{spent:?}");
+    // All but the first turn are divided equally, and those that the owner's time for a turn cuts short.
+    assert!(least > 0 && most - least <= 2 * REQUESTS_PER_TURN as usize + most / 10, "{spent:?}");
 }
 
 fn sec_02_a_storming_owner_does_not_starve_another(engine: EngineKind) {
