@@ -6,50 +6,18 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark fails by panicking")]
 
+mod common;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use common::{shard, start};
 use ringlet_io::limiter::{
     Cost, DEFAULT_WEIGHT, Level, Limiter, Limits, Meter, PerUnit, Shared, TokenBucket,
 };
-use ringlet_io::{EngineKind, MonoTime, Owner, Service, Shard, ShardConfig, ShardContext};
-use ringlet_metrics::Registry;
-
-type Run = Box<dyn FnOnce(&ShardContext) + Send>;
-
-struct Runner;
-
-impl Service for Runner {
-    type Command = Run;
-
-    fn command(&mut self, cx: &ShardContext, command: Run) {
-        command(cx);
-    }
-
-    async fn drain(&mut self, _cx: &ShardContext) {}
-}
-
-fn shard(engine: EngineKind) -> Shard<Run> {
-    let metrics = Registry::new().register_shard(0, engine.as_str());
-    Shard::spawn(ShardConfig::new(0, engine, metrics), |_| Runner).expect("a shard")
-}
-
-/// Starts `make`'s task on the shard.
-fn start<T, F>(shard: &Shard<Run>, make: impl FnOnce(ShardContext) -> F + Send + 'static) -> mpsc::Receiver<T>
-where
-    T: Send + 'static,
-    F: Future<Output = T> + 'static,
-{
-    let (sender, receiver) = mpsc::channel();
-    let command: Run = Box::new(move |cx| {
-        let future = make(cx.clone());
-        cx.spawn(&Owner::shard(), async move { sender.send(future.await).expect("a receiver") }).detach();
-    });
-    assert!(shard.send(command).is_ok(), "the shard takes commands");
-    receiver
-}
+use ringlet_io::{EngineKind, MonoTime, Owner};
 
 fn bytes(size: u64, refill: Duration) -> Limits {
     let bytes = Some(TokenBucket::new(size, refill));

@@ -4,6 +4,8 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark fails by panicking")]
 
+mod common;
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -14,30 +16,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use ringlet_io::{
-    Doorbell, EngineKind, MonoTime, Owner, RingFile, Service, Shard, ShardConfig, ShardContext, probe_uring,
-};
-use ringlet_metrics::Registry;
+use common::{Run, shard, start};
+use ringlet_io::{Doorbell, EngineKind, MonoTime, Owner, RingFile, Shard, ShardContext, probe_uring};
 use rustix::time::{ClockId, clock_gettime};
-
-type Run = Box<dyn FnOnce(&ShardContext) + Send>;
-
-struct Runner;
-
-impl Service for Runner {
-    type Command = Run;
-
-    fn command(&mut self, cx: &ShardContext, command: Run) {
-        command(cx);
-    }
-
-    async fn drain(&mut self, _cx: &ShardContext) {}
-}
-
-fn shard(engine: EngineKind) -> Shard<Run> {
-    let metrics = Registry::new().register_shard(0, engine.as_str());
-    Shard::spawn(ShardConfig::new(0, engine, metrics), |_| Runner).expect("a shard")
-}
 
 /// Runs `make`'s task on the shard and waits for its result.
 fn run<T, F>(shard: &Shard<Run>, make: impl FnOnce(ShardContext) -> F + Send + 'static) -> T
@@ -45,13 +26,7 @@ where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
 {
-    let (sender, receiver) = mpsc::channel();
-    let command: Run = Box::new(move |cx| {
-        let future = make(cx.clone());
-        cx.spawn(&Owner::shard(), async move { sender.send(future.await).expect("a receiver") }).detach();
-    });
-    assert!(shard.send(command).is_ok(), "the shard takes commands");
-    receiver.recv().expect("a result")
+    start(shard, make).recv().expect("a result")
 }
 
 fn print(what: &str, mut micros: Vec<f64>) {
