@@ -244,12 +244,14 @@ fn a_new_size_reaches_the_driver() {
     let mut driver = Driver::new();
     assert_eq!(driver.request(IN, 100, 512), (1, 0));
     let generation = driver.rig.read(register::CONFIG_GENERATION);
+    driver.rig.settle();
     driver.rig.write(register::INTERRUPT_ACK, isr::USED);
     driver.rig.take_interrupts();
     // The disk of the test has no more contents than before; that its size is told is what counts here.
     driver.disk.set_info(|info| info.size = 200 * 512);
     driver.rig.notice(HostEvent::BackendChanged);
     wait_until("the driver is told", || driver.rig.read(register::INTERRUPT_STATUS) & isr::CONFIG != 0);
+    driver.rig.settle();
     assert_eq!(driver.rig.take_interrupts(), 1);
     assert_ne!(driver.rig.read(register::CONFIG_GENERATION), generation);
     let mut capacity = [0; 8];
