@@ -15,6 +15,7 @@ mod file;
 mod irq;
 mod lease;
 pub mod limiter;
+pub mod net;
 mod nowait;
 mod operation;
 mod owner;
