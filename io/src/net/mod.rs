@@ -8,7 +8,8 @@
 //! # Waiting
 //! Packets are taken and given by calls that never wait. What waits is only for readiness, so it can be
 //! dropped at any time: nothing has been taken, and nothing of the guest's is with the kernel. Some calls on a tap
-//! (offloads, closing it) wait for the kernel's network configuration lock; those run on a thread of the pool.
+//! (offloads, queues, closing it) wait for the kernel's network configuration lock (RTNL): those run on a thread of
+//! their own, and never on the shard's.
 
 mod offloads;
 
@@ -116,6 +117,13 @@ pub trait NetPort {
     /// # Errors
     /// `Unsupported`: more than [`NetInfo::offloads`]. What the kernel says.
     fn set_offloads(&self, accepted: Offloads) -> NetFuture<'_, io::Result<()>>;
+
+    /// Uses the first `active` ports of the interface only: packets that come are spread over these, and the others get
+    /// none. All at first. Like [`NetPort::set_offloads`], for all ports, and to be awaited.
+    ///
+    /// # Errors
+    /// `InvalidInput`: 0, or more than [`NetInfo::queue_pairs`]. What the kernel says.
+    fn set_queue_pairs(&self, active: u16) -> NetFuture<'_, io::Result<()>>;
 }
 
 impl fmt::Debug for dyn NetPort {
