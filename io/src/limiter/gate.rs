@@ -5,9 +5,9 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::Cost;
+use super::{Cost, CostKind};
 
 /// A gate that a test opens; shut at first. Clones are the same gate.
 #[derive(Clone)]
@@ -46,11 +46,19 @@ impl Gate {
     }
 
     pub(super) async fn pass(&self, cost: Cost) {
+        self.pass_and(cost.kind, || ((), Some(cost.bytes))).await;
+    }
+
+    /// Lets a request through that gives its bytes, or `None`: then it was none.
+    pub(super) async fn pass_and<T>(&self, kind: CostKind, act: impl FnOnce() -> (T, Option<u64>)) -> T {
         // Closed means open for all.
-        if let Ok(place) = self.0.places.acquire().await {
-            place.forget();
+        let place = self.0.places.acquire().await;
+        let (done, bytes) = act();
+        if let Some(bytes) = bytes {
+            place.into_iter().for_each(SemaphorePermit::forget);
+            self.0.passed.lock().unwrap_or_else(PoisonError::into_inner).push(Cost { kind, bytes });
         }
-        self.0.passed.lock().unwrap_or_else(PoisonError::into_inner).push(cost);
+        done
     }
 }
 

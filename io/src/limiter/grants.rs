@@ -117,8 +117,8 @@ impl Tree {
 
     /// Charges a request to all levels.
     fn grant(&mut self, member: usize, lane: Lane) {
-        let Some(Head { cost, asked, .. }) = self.head(member, lane) else { return };
-        let (cost, mut at) = (*cost, *asked);
+        let Some(Head { cost, charge, asked, .. }) = self.head(member, lane) else { return };
+        let (cost, charge, mut at) = (*cost, *charge, *asked);
         let Some((node, flow)) = self.members.get(member).map(|member| (member.node, member.flow)) else {
             return;
         };
@@ -127,9 +127,9 @@ impl Tree {
         let mut place = Some((node, flow));
         for paid in &mut grant.paid {
             let Some((index, flow)) = place else { break };
-            let length = self.length(index, cost);
+            let length = self.length(index, charge);
             let Some(node) = self.nodes.get_mut(index) else { break };
-            *paid = Some((node.meters.take(cost, at), length));
+            *paid = Some((node.meters.take(charge, at), length));
             node.fair.served(flow, length);
             place = node.above;
         }
@@ -139,6 +139,22 @@ impl Tree {
             self.woken.push(waker);
         }
         self.settle(member);
+    }
+
+    /// Charges a request with its cost instead of what it was charged with when it was granted.
+    pub(super) fn exchange(&mut self, member: usize, grant: Grant, cost: Cost) {
+        let mut place = self.members.get(member).map(|member| (member.node, member.flow));
+        for paid in grant.paid {
+            let Some(((index, flow), (receipt, length))) = place.zip(paid) else { return };
+            let real = self.length(index, cost);
+            let Some(node) = self.nodes.get_mut(index) else { return };
+            node.meters.give_back(receipt);
+            // What it takes stays taken.
+            let _ = node.meters.take(cost, grant.at);
+            node.fair.undo(flow, length);
+            node.fair.served(flow, real);
+            place = node.above;
+        }
     }
 
     /// What a request costs at a level: its length there, or if it is not limited there, further up.

@@ -9,7 +9,8 @@
 //! (reads; writes and all else) in the queue, in fair order ([`Fair`]).
 //!
 //! Owns the question (`admit`) and its answer. Never does I/O, and takes nothing for a request that did not
-//! wait to the end: a queue peeks a request, awaits [`Limiter::admit`], and only then consumes it.
+//! wait to the end: a queue peeks a request, awaits [`Limiter::admit`], and only then consumes it. What a request costs
+//! may show only when it is done ([`Limiter::admit_and`]).
 
 mod fair;
 mod gate;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use crate::clock::MonoTime;
 use crate::timer::Timer;
+use shared::Application;
 
 pub use fair::{DEFAULT_WEIGHT, Fair, WEIGHTS};
 pub use gate::Gate;
@@ -146,18 +148,70 @@ impl Limiter {
             Rule::Levels(levels) => levels.admit(cost).await,
         }
     }
+
+    /// Waits until a request may be done whose size shows only when it is done: until there is an operation, and nothing
+    /// is owed in bytes. Then does it by `act`, at once, and charges the bytes that it gives; the balance may become
+    /// negative by them. If it gives `None` there was nothing to do, and nothing is charged.
+    ///
+    /// In the order of asking, and cancel-safe, as [`Limiter::admit`].
+    pub async fn admit_and<T>(&self, kind: CostKind, act: impl FnOnce() -> (T, Option<u64>)) -> T {
+        match &self.0 {
+            Rule::Unlimited => act().0,
+            Rule::Gated(gate) => gate.pass_and(kind, act).await,
+            Rule::Levels(levels) => levels.admit_and(kind, act).await,
+        }
+    }
+}
+
+/// Whether the size of a request that waits is known.
+#[derive(Debug, Clone, Copy)]
+enum Size {
+    Known,
+    /// It shows when the request is done.
+    Open,
+}
+
+/// What a request was admitted with. Nothing was charged at the levels of its shard; above them, what its
+/// `application` was granted, which goes back if it is dropped.
+struct Admission<'a> {
+    at: MonoTime,
+    application: Option<Application<'a>>,
 }
 
 impl Levels {
     async fn admit(&self, cost: Cost) {
-        if self.member.is_none() && self.local.iter().all(Level::is_open) {
+        if self.is_open() {
             return;
         }
         let now = MonoTime::now();
         let asked = self.asked(now);
         if !self.admit_at_once(cost, asked, now) {
-            self.wait(cost, asked).await;
+            self.wait(cost, Size::Known, asked, |admission| self.charge(admission, cost)).await;
         }
+    }
+
+    async fn admit_and<T>(&self, kind: CostKind, act: impl FnOnce() -> (T, Option<u64>)) -> T {
+        if self.is_open() {
+            return act().0;
+        }
+        let (least, now) = (Cost { kind, bytes: 0 }, MonoTime::now());
+        let asked = self.asked(now);
+        let act = |admission: Admission<'_>| {
+            let (done, bytes) = act();
+            if let Some(bytes) = bytes {
+                self.charge(admission, Cost { kind, bytes });
+            }
+            done
+        };
+        match self.admission(least, asked, now) {
+            Some(admission) => act(admission),
+            None => self.wait(least, Size::Open, asked, act).await,
+        }
+    }
+
+    /// Whether nothing limits anything, and nobody waits.
+    fn is_open(&self) -> bool {
+        self.member.is_none() && self.local.iter().all(Level::is_open)
     }
 
     /// When a request would have been asked for, had the shard admitted the one before in time. Without this, tokens
@@ -168,8 +222,26 @@ impl Levels {
         MonoTime::from_nanos(now.nanos_since(MonoTime::default() + late))
     }
 
+    /// Whether a request need not wait at the levels of its shard.
+    fn is_due(&self, cost: Cost, now: MonoTime) -> bool {
+        self.local.iter().all(|level| level.is_free(cost.lane()) && level.due(cost).at <= now)
+    }
+
+    /// Admits a request that need not wait and whose size shows only when it is done; it is left to be charged.
+    fn admission(&self, least: Cost, asked: MonoTime, now: MonoTime) -> Option<Admission<'_>> {
+        if !self.is_due(least, now) {
+            return None;
+        }
+        let due = self.due(least);
+        let Some(member) = &self.member else {
+            return Some(Admission { at: instant(due, asked, now), application: None });
+        };
+        let (application, at) = member.open_at_once(least.kind, due, asked, now)?;
+        Some(Admission { at, application: Some(application) })
+    }
+
     fn admit_at_once(&self, cost: Cost, asked: MonoTime, now: MonoTime) -> bool {
-        if !self.local.iter().all(|level| level.is_free(cost.lane()) && level.due(cost).at <= now) {
+        if !self.is_due(cost, now) {
             return false;
         }
         let due = self.due(cost);
@@ -183,8 +255,14 @@ impl Levels {
         at.is_some()
     }
 
-    /// Waits at one level after the other, keeping its place at each.
-    async fn wait(&self, cost: Cost, asked: MonoTime) {
+    /// Waits at one level after the other, keeping its place at each, and then does `act`.
+    async fn wait<T>(
+        &self,
+        cost: Cost,
+        size: Size,
+        asked: MonoTime,
+        act: impl FnOnce(Admission<'_>) -> T,
+    ) -> T {
         let mut places = Vec::with_capacity(self.local.len());
         loop {
             for (index, level) in self.local.iter().enumerate() {
@@ -200,16 +278,29 @@ impl Levels {
             if due > now {
                 continue;
             }
-            let Some(member) = &self.member else { return self.commit(cost, due, now) };
-            let application = member.apply(cost, due);
+            let Some(member) = &self.member else {
+                return act(Admission { at: due, application: None });
+            };
+            let application = match size {
+                Size::Known => member.apply(cost, due),
+                Size::Open => member.open(cost.kind, due),
+            };
             let granted = application.granted(&self.timer).await;
-            let (due, now) = (self.due(cost).max(granted), MonoTime::now());
-            if due <= now {
-                application.confirm(now);
-                return self.commit(cost, due, now);
+            let due = self.due(cost).max(granted);
+            if due <= MonoTime::now() {
+                return act(Admission { at: due, application: Some(application) });
             }
             // Or then; what it was granted goes back.
         }
+    }
+
+    /// Charges what an admitted request costs after all.
+    fn charge(&self, admission: Admission<'_>, cost: Cost) {
+        let (Admission { at, application }, now) = (admission, MonoTime::now());
+        if let Some(application) = application {
+            application.confirm(cost, now);
+        }
+        self.commit(cost, at, now);
     }
 
     fn due(&self, cost: Cost) -> MonoTime {
@@ -231,3 +322,7 @@ fn instant(due: MonoTime, asked: MonoTime, now: MonoTime) -> MonoTime {
 #[cfg(test)]
 #[path = "limiter_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "afterwards_test.rs"]
+mod afterwards_tests;

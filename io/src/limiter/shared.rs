@@ -20,7 +20,7 @@ use super::limits::{Lane, Limits};
 use super::meter::LimitError;
 use super::stats::LimiterStats;
 use super::tree::{Answer, ROOT, Tree};
-use super::{Cost, instant};
+use super::{Cost, CostKind, instant};
 use crate::clock::MonoTime;
 use crate::timer::{Sleep, Timer};
 
@@ -168,9 +168,26 @@ impl Member {
         self.0.flow.admit_at_once(cost, due, asked, now)
     }
 
+    /// As [`Member::admit_at_once`] of a request whose size shows only when it is done, which then remains to be
+    /// confirmed.
+    pub(super) fn open_at_once(
+        &self,
+        kind: CostKind,
+        due: MonoTime,
+        asked: MonoTime,
+        now: MonoTime,
+    ) -> Option<(Application<'_>, MonoTime)> {
+        self.0.flow.open_at_once(kind, due, asked, now)
+    }
+
     /// Puts the VM's first request of a lane in the queue.
     pub(super) fn apply(&self, cost: Cost, asked: MonoTime) -> Application<'_> {
         self.0.flow.apply(cost, asked)
+    }
+
+    /// The same, of a request whose size shows only when it is done.
+    pub(super) fn open(&self, kind: CostKind, asked: MonoTime) -> Application<'_> {
+        self.0.flow.open(kind, asked)
     }
 }
 
@@ -197,9 +214,35 @@ impl Flow {
         admitted
     }
 
+    fn open_at_once(
+        &self,
+        kind: CostKind,
+        due: MonoTime,
+        asked: MonoTime,
+        now: MonoTime,
+    ) -> Option<(Application<'_>, MonoTime)> {
+        let least = Cost { kind, bytes: 0 };
+        let (granted, woken) = {
+            let mut tree = self.shared.lock();
+            let asked = instant(tree.due(self.number, least).max(due), asked, now).min(now);
+            (tree.try_open(self.number, kind, asked, now), tree.next_woken())
+        };
+        self.shared.wake(woken);
+        granted.map(|at| (self.application(least.lane()), at))
+    }
+
     fn apply(&self, cost: Cost, asked: MonoTime) -> Application<'_> {
         self.shared.lock().enter(self.number, cost, asked);
-        Application { flow: self, lane: cost.lane(), confirmed: false }
+        self.application(cost.lane())
+    }
+
+    fn open(&self, kind: CostKind, asked: MonoTime) -> Application<'_> {
+        self.shared.lock().enter_open(self.number, kind, asked);
+        self.application(Cost { kind, bytes: 0 }.lane())
+    }
+
+    fn application(&self, lane: Lane) -> Application<'_> {
+        Application { flow: self, lane, confirmed: false }
     }
 }
 
@@ -252,10 +295,15 @@ impl Application<'_> {
         answer
     }
 
-    /// Takes what it was granted.
-    pub(super) fn confirm(mut self, now: MonoTime) {
+    /// Takes what it was granted, or what it costs after all.
+    pub(super) fn confirm(mut self, cost: Cost, now: MonoTime) {
         self.confirmed = true;
-        self.flow.shared.lock().confirm(self.flow.number, self.lane, now);
+        let woken = {
+            let mut tree = self.flow.shared.lock();
+            tree.confirm(self.flow.number, cost, now);
+            tree.next_woken()
+        };
+        self.flow.shared.wake(woken);
     }
 }
 

@@ -104,7 +104,7 @@ fn a_change_reaches_whoever_waits() {
         let waiter = thread::spawn(move || {
             let application = flow.apply(Cost::write(1), NOW);
             until(&application, is_granted);
-            application.confirm(NOW);
+            application.confirm(Cost::write(1), NOW);
         });
         host.change(&limits(1), NOW).unwrap();
         waiter.join().unwrap();

@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use super::Cost;
+use super::{Cost, CostKind};
 use super::fair::Fair;
 use super::limits::{Lane, Limits, Meters, Receipt};
 use super::meter::LimitError;
@@ -48,10 +48,15 @@ pub(super) struct Member {
     pub(super) node: usize,
     pub(super) flow: usize,
     pub(super) heads: [Option<Head>; 2],
+    /// Bytes of its last request of each lane whose size showed when it was done.
+    last: [u64; 2],
 }
 
 pub(super) struct Head {
+    /// What must be there.
     pub(super) cost: Cost,
+    /// What it is charged with when it is granted: its cost, or what that will probably be.
+    pub(super) charge: Cost,
     /// It is not charged as of an earlier instant.
     pub(super) asked: MonoTime,
     /// Since when it waits, if it does.
@@ -145,7 +150,7 @@ impl Tree {
     pub(super) fn join(&mut self, node: usize, weight: u32) -> usize {
         let entry = self.members.vacant_key();
         let flow = self.nodes.get_mut(node).map(|node| node.fair.join(weight, Below::Member(entry)));
-        self.members.insert(Member { node, flow: flow.unwrap_or(usize::MAX), heads: [None, None] });
+        self.members.insert(Member { node, flow: flow.unwrap_or(usize::MAX), heads: [None, None], last: [0; 2] });
         // As many as there can be requests: nothing is allocated when they are woken.
         self.woken.reserve((self.members.len() * 2).saturating_sub(self.woken.len()));
         entry
@@ -173,13 +178,26 @@ impl Tree {
         let Some(it) = self.members.get_mut(member) else { return };
         let (node, flow) = (it.node, it.flow);
         if let Some(head) = it.heads.get_mut(cost.lane() as usize) {
-            *head = Some(Head { cost, asked, since: None, alarm: None, waker: None, grant: None });
+            let (since, alarm, waker, grant) = (None, None, None, None);
+            *head = Some(Head { cost, charge: cost, asked, since, alarm, waker, grant });
         }
         let mut place = Some((node, flow));
         while let Some((node, flow)) = place {
             let Some(node) = self.nodes.get_mut(node) else { return };
             node.fair.arrive(flow);
             place = node.above;
+        }
+    }
+
+    /// As [`Tree::enter`], of a request whose size shows only when it is done. Until then it is charged with that of the
+    /// one before: else all that wait would be granted theirs at once, whatever their weights.
+    pub(super) fn enter_open(&mut self, member: usize, kind: CostKind, asked: MonoTime) {
+        let cost = Cost { kind, bytes: 0 };
+        self.enter(member, cost, asked);
+        let last = self.members.get(member).and_then(|member| member.last.get(cost.lane() as usize));
+        let bytes = last.copied().unwrap_or(0);
+        if let Some(head) = self.head(member, cost.lane()) {
+            head.charge.bytes = bytes;
         }
     }
 
@@ -223,23 +241,50 @@ impl Tree {
         now: MonoTime,
     ) -> Option<MonoTime> {
         self.enter(member, cost, asked);
-        self.dispatch(now);
-        let granted =
-            self.head(member, cost.lane()).and_then(|head| head.grant.as_ref()).map(|grant| grant.at);
+        let granted = self.granted(member, cost.lane(), now);
         if granted.is_some() {
-            self.confirm(member, cost.lane(), now);
-        } else {
-            self.withdraw(member, cost.lane(), now);
+            self.confirm(member, cost, now);
         }
         granted
     }
 
-    /// A request that was granted takes it.
-    pub(super) fn confirm(&mut self, member: usize, lane: Lane, now: MonoTime) {
-        let Some(head) = self.take(member, lane, now) else { return };
-        let mut place = self.members.get(member).map(|member| member.node);
+    /// As [`Tree::try_admit`] of a request whose size shows only when it is done: if it is granted it keeps its place
+    /// until it is confirmed or withdrawn.
+    pub(super) fn try_open(
+        &mut self,
+        member: usize,
+        kind: CostKind,
+        asked: MonoTime,
+        now: MonoTime,
+    ) -> Option<MonoTime> {
+        self.enter_open(member, kind, asked);
+        self.granted(member, Cost { kind, bytes: 0 }.lane(), now)
+    }
+
+    /// As of when a request is granted at once; else it is gone again.
+    fn granted(&mut self, member: usize, lane: Lane, now: MonoTime) -> Option<MonoTime> {
+        self.dispatch(now);
+        let granted = self.head(member, lane).and_then(|head| head.grant.as_ref()).map(|grant| grant.at);
+        if granted.is_none() {
+            self.withdraw(member, lane, now);
+        }
+        granted
+    }
+
+    /// A request that was granted takes what it costs, be it other than what it was charged with.
+    pub(super) fn confirm(&mut self, member: usize, cost: Cost, now: MonoTime) {
+        let Some(head) = self.take(member, cost.lane(), now) else { return };
+        if let Some(grant) = head.grant.filter(|_| head.charge != cost) {
+            self.exchange(member, grant, cost);
+            self.dispatch(now);
+        }
+        let Some(it) = self.members.get_mut(member) else { return };
+        if let Some(last) = it.last.get_mut(cost.lane() as usize).filter(|_| head.cost != cost) {
+            *last = cost.bytes;
+        }
+        let mut place = Some(it.node);
         while let Some(node) = place.and_then(|node| self.nodes.get(node)) {
-            node.stats.admitted(head.cost, &node.meters);
+            node.stats.admitted(cost, &node.meters);
             place = node.above.map(|(above, _)| above);
         }
     }

@@ -75,7 +75,7 @@ fn run(tree: &mut Tree, guests: &[Guest], until: u64) -> Vec<(usize, u64)> {
         match tree.poll(member, cost.lane(), at(now), &wakers[index]) {
             Answer::Granted(instant) => {
                 assert!(instant <= at(now));
-                tree.confirm(member, cost.lane(), at(now));
+                tree.confirm(member, cost, at(now));
                 granted.push((index, instant.as_nanos()));
                 asks[index] = Some(now + pause);
                 events.push(Reverse((now + pause, index)));
@@ -224,11 +224,59 @@ fn a_request_that_goes_away_has_taken_nothing() {
     assert!(matches!(wait(&mut tree, two, Cost::read(200), 0), Answer::Wait(Some(_))));
     tree.withdraw(one, Lane::Read, at(0));
     assert_eq!(tree.poll(two, Lane::Read, at(0), Waker::noop()), Answer::Granted(at(0)));
-    tree.confirm(two, Lane::Read, at(0));
+    tree.confirm(two, Cost::read(200), at(0));
     let stats = tree.stats(tenant);
     assert_eq!((stats.operations.get(), stats.bytes.get(), stats.waiting.get()), (1, 200, 0));
     assert_eq!((stats.throttled.get(), tree.stats(ROOT).operations.get()), (2, 1));
     assert_eq!(stats.tokens(at(0)).total.bytes, Some(800));
+}
+
+#[test]
+fn what_was_granted_is_exchanged_for_what_it_costs_after_all() {
+    let limits = [total(bytes(10_000, 1_000)), total(operations(10, 1_000)), total(operations(0, 0))];
+    for (host, tenant) in limits.iter().flat_map(|host| limits.iter().map(move |tenant| (host, tenant))) {
+        // One is told what its requests cost before, the other afterwards.
+        let [mut before, mut after] = [tree(host), tree(host)];
+        let [one, two] = [&mut before, &mut after].map(|tree| {
+            let tenant = tree.add(ROOT, 100, tenant, at(0)).unwrap();
+            tree.join(tenant, 50)
+        });
+        for (n, size) in [1_500u64, 64, 0, 7_000].into_iter().enumerate() {
+            let (cost, now) = (Cost::read(size), at(n as u64));
+            assert!(before.try_admit(one, cost, now, now).is_some());
+            assert!(after.try_open(two, CostKind::Read, now, now).is_some());
+            after.confirm(two, cost, now);
+            assert_eq!(account(&before), account(&after), "{host:?}, {tenant:?}");
+        }
+        assert_eq!(after.stats(ROOT).bytes.get(), 8_564);
+        // What does not come costs nothing.
+        let settled = account(&after);
+        assert!(after.try_open(two, CostKind::Read, at(3), at(3)).is_some());
+        after.withdraw(two, Lane::Read, at(3));
+        assert_eq!((account(&after), after.stats(ROOT).operations.get()), (settled, 4));
+    }
+}
+
+#[test]
+fn shares_are_of_what_was_charged_afterwards() {
+    let mut tree = tree(&total(bytes(1_000, 10)));
+    let all = [200, 100].map(|weight| tree.join(ROOT, weight));
+    let mut had = [0u64; 2];
+    let mut now = 0;
+    all.iter().for_each(|member| tree.enter_open(*member, CostKind::Read, at(0)));
+    while had.iter().sum::<u64>() < 3_000_000 {
+        now += MS / 10;
+        for (index, member) in all.iter().enumerate() {
+            if matches!(tree.poll(*member, Lane::Read, at(now), Waker::noop()), Answer::Granted(_)) {
+                // Large packets for one, small ones for the other.
+                let size = [1_500, 100][index];
+                tree.confirm(*member, Cost::read(size), at(now));
+                had[index] += size;
+                tree.enter_open(*member, CostKind::Read, at(now));
+            }
+        }
+    }
+    assert!(error(&had, &[2, 1]) <= 20, "{had:?}");
 }
 
 #[test]
@@ -283,7 +331,7 @@ fn waiters_go_by_limits_and_weights_that_were_changed() {
     tree.change(ROOT, &total(operations(1, 500)), at(5)).unwrap();
     tree.next_woken().expect("it can go").wake();
     assert_eq!(tree.poll(member, Lane::Read, at(7), &waker), Answer::Granted(at(5)));
-    tree.confirm(member, Lane::Read, at(7));
+    tree.confirm(member, Cost::read(1), at(7));
     assert_eq!(tree.limits(ROOT), total(operations(1, 500)));
 
     let mut all = guests(&mut tree, ROOT, &[100, 100], Cost::read(1));
