@@ -33,6 +33,8 @@ pub const MIN_FRAME: usize = 14;
 pub const MAX_FRAME: usize = 65_550;
 /// Bytes of the longest packet.
 pub const MAX_PACKET: usize = HEADER + MAX_FRAME;
+/// Most bytes of a packet that are sent from our own memory: its header, and what was judged of its frame.
+pub const MAX_HEAD: usize = 256;
 /// Most pieces that the lease of a packet may have: the kernel is given one piece more.
 pub const MAX_PACKET_PIECES: usize = MAX_PIECES - 1;
 
@@ -102,13 +104,15 @@ pub trait NetPort {
     /// [`HEADER`] bytes, or more than [`MAX_PACKET_PIECES`] pieces.
     fn receive(&self, into: &Lease) -> io::Result<Option<Received>>;
 
-    /// Gives one packet: a header of ours, which was validated, and the frame in guest memory. Never waits.
+    /// Gives one packet: `head`, which is ours, and behind it what is left of the frame in guest memory, if anything.
+    /// Never waits. The head is a header, which was validated, and as much of the frame's beginning as was judged: what
+    /// the guest does to its memory meanwhile changes nothing of that.
     ///
     /// # Errors
-    /// The end of the port. `InvalidInput`, with nothing sent: the lease is no source, its length is not
-    /// [`MIN_FRAME`] to [`MAX_FRAME`], it has more than [`MAX_PACKET_PIECES`] pieces, or the header asks for
-    /// something and the port has no headers.
-    fn send(&self, header: &[u8; HEADER], frame: &Lease) -> io::Result<Sent>;
+    /// The end of the port. `InvalidInput`, with nothing sent: `head` has not [`HEADER`] to [`MAX_HEAD`] bytes,
+    /// the lease is no source or has more than [`MAX_PACKET_PIECES`] pieces, the frame has not [`MIN_FRAME`] to
+    /// [`MAX_FRAME`] bytes, or the header asks for something and the port has no headers.
+    fn send(&self, head: &[u8], rest: &Lease) -> io::Result<Sent>;
 
     /// Sets what received packets may leave unfinished: what the driver accepts. For all ports of the interface. If it
     /// is less than before, packets that wait at the host are dropped, since they may be of the old kind. Nothing
