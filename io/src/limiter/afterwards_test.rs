@@ -138,9 +138,7 @@ fn a_tenant_is_charged_afterwards_too(engine: EngineKind) {
 fn what_a_vm_does_not_take_is_its_tenants(engine: EngineKind) {
     on_shard(engine, |cx| async move {
         let tenant = Shared::new(&reads(Some(1), None, HOUR), MonoTime::now()).unwrap();
-        let vms = [(); 2].map(|()| {
-            Limiter::within(cx.timer(), Vec::new(), &tenant.member(DEFAULT_WEIGHT))
-        });
+        let vms = [(); 2].map(|()| Limiter::within(cx.timer(), Vec::new(), &tenant.member(DEFAULT_WEIGHT)));
         assert!(at_once(vms[0].admit(Cost::read(1))).is_some());
         let mut first = pin!(vms[0].admit_and(CostKind::Read, || ((), None)));
         let mut second = pin!(vms[1].admit_and(CostKind::Read, || ((), Some(1))));

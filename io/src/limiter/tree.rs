@@ -9,11 +9,11 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use super::{Cost, CostKind};
 use super::fair::Fair;
 use super::limits::{Lane, Limits, Meters, Receipt};
 use super::meter::LimitError;
 use super::stats::LimiterStats;
+use super::{Cost, CostKind};
 use crate::clock::MonoTime;
 
 /// Levels from the lowest to the root: tenant and host.
@@ -150,7 +150,12 @@ impl Tree {
     pub(super) fn join(&mut self, node: usize, weight: u32) -> usize {
         let entry = self.members.vacant_key();
         let flow = self.nodes.get_mut(node).map(|node| node.fair.join(weight, Below::Member(entry)));
-        self.members.insert(Member { node, flow: flow.unwrap_or(usize::MAX), heads: [None, None], last: [0; 2] });
+        self.members.insert(Member {
+            node,
+            flow: flow.unwrap_or(usize::MAX),
+            heads: [None, None],
+            last: [0; 2],
+        });
         // As many as there can be requests: nothing is allocated when they are woken.
         self.woken.reserve((self.members.len() * 2).saturating_sub(self.woken.len()));
         entry
