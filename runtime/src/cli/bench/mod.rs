@@ -52,7 +52,7 @@ enum Bench {
     /// A VM's disk beside VMs that mean harm
     Victim(Options),
     /// What VMs get of what their limits allow
-    Limiter(Options),
+    Limiter(limiter::LimiterOptions),
     /// Part of `boot` and `density`: holds idle VMs in a process of their own and prints what they cost
     #[command(hide = true)]
     IdleVms(idle_vms::IdleArgs),
@@ -85,7 +85,7 @@ pub(super) fn run(args: &BenchArgs) -> CliResult<ExitCode> {
         Bench::Block(args) => present(block::run(args)?, args.options),
         Bench::Density(options) => present(density::run(*options)?, *options),
         Bench::Victim(options) => present(victim::run(*options)?, *options),
-        Bench::Limiter(options) => present(limiter::run(*options)?, *options),
+        Bench::Limiter(args) => present(limiter::run(args)?, args.options),
         Bench::IdleVms(args) => idle_vms::hold(args),
         Bench::HostLoop(args) => block::run_host_loop(args),
     }

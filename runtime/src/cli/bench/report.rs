@@ -43,6 +43,7 @@ impl Unit {
             Self::Seconds => format!("{value:.3} s"),
             Self::Bytes => format!("{:.1} KiB", value / 1024.0),
             Self::PerSecond => format!("{value:.0} /s"),
+            Self::BytesPerSecond if value < f64::from(10 << 20) => format!("{:.1} KiB/s", value / 1024.0),
             Self::BytesPerSecond => format!("{:.0} MiB/s", value / f64::from(1 << 20)),
             Self::Ratio => format!("{value:.3} ×"),
             Self::Share => format!("{:.3} %", value * 100.0),

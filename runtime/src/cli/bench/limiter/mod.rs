@@ -1,20 +1,64 @@
 //! `ringlet bench limiter`: what VMs get of what their limits allow, and what holding them to it costs.
 //!
-//! One module for each resource.
+//! Modules for each resource: [`cpu`] and its [`track`]; [`disk`] and its [`window`], [`shares`] of tenants, and the [`cost`] of
+//! having no limits.
 
+mod cost;
 mod cpu;
+mod disk;
+mod shares;
 mod track;
+mod window;
 
+use clap::{Args, ValueEnum};
 use ringlet::{Runtime, RuntimeOptions};
 
 use super::report::Report;
+use super::target::Target;
 use super::{CliResult, Options};
 
+/// Options of `ringlet bench limiter`.
+#[derive(Debug, Args)]
+pub(super) struct LimiterOptions {
+    #[command(flatten)]
+    pub(super) options: Options,
+
+    /// Measure the limits of this only
+    #[arg(long, value_enum)]
+    resource: Option<Resource>,
+}
+
+/// What is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Resource {
+    /// CPU time
+    Cpu,
+    /// Requests and bytes of disks
+    Disk,
+}
+
 /// Measures everything.
-pub(super) fn run(options: Options) -> CliResult<Report> {
+pub(super) fn run(args: &LimiterOptions) -> CliResult<Report> {
+    let LimiterOptions { options, resource } = *args;
+    let wants = |one| resource.is_none_or(|only| only == one);
     let mut report = Report::new("limiter", options.quick);
-    let runtime = Runtime::new(RuntimeOptions::default())?;
-    let effort = if options.quick { cpu::Effort::QUICK } else { cpu::Effort::USUAL };
-    cpu::measure(&runtime, effort, &mut report)?;
-    Ok(report.judge(&cpu::TARGETS))
+    let mut targets: Vec<Target> = Vec::new();
+    let disk_effort = if options.quick { disk::Effort::QUICK } else { disk::Effort::USUAL };
+    let disk = if wants(Resource::Disk) { Some(disk::Disk::begin(disk_effort)?) } else { None };
+    if wants(Resource::Cpu) {
+        let runtime = Runtime::new(RuntimeOptions::default())?;
+        let effort = if options.quick { cpu::Effort::QUICK } else { cpu::Effort::USUAL };
+        cpu::measure(&runtime, effort, &mut report)?;
+        targets.extend(cpu::TARGETS);
+    }
+    if let Some(disk) = disk {
+        let effort = if options.quick { shares::Effort::QUICK } else { shares::Effort::USUAL };
+        shares::measure_all(effort, &mut report)?;
+        cost::measure(options.quick, &mut report)?;
+        disk.measure(&mut report)?;
+        targets.extend(disk::TARGETS);
+        targets.extend(cost::TARGETS);
+        targets.extend(shares::TARGETS);
+    }
+    Ok(report.judge(&targets))
 }
