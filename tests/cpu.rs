@@ -65,7 +65,7 @@ on_both_engines! {
     }
 
     async fn a_vm_that_wants_less_than_its_quota_is_never_throttled(host: Host) {
-        let guest = host.bundled_with(limited("burst", 100, 100).args(["100", "20000"]));
+        let guest = host.bundled_with(limited("burst", 50, 100).args(["100", "20000"]));
         eventually("it has run for a while", || guest.vm.metrics().cpu_periods.get() >= 5);
         assert_eq!(guest.vm.metrics().cpu_throttled_periods.get(), 0);
         assert_eq!(guest.vm.metrics().cpu_overrun_nanos.get(), 0);

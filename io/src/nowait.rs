@@ -1,9 +1,9 @@
 //! Reads and writes of streams that cannot wait, on any kernel and whatever the flags of the descriptor.
 //!
 //! `RWF_NOWAIT` does it where the kernel supports it: for pipes and sockets since Linux 6.4, for eventfds long
-//! before. A socket without it has `MSG_DONTWAIT`. A pipe or FIFO without it is spliced to or from a pipe of
-//! our own ([`Relay`]), which never waits with `SPLICE_F_NONBLOCK`. A terminal is opened a second time, by
-//! `/proc/self/fd`, with `O_NONBLOCK`. Where that is forbidden, and for the rest, only a call that may wait is left.
+//! before. A socket without it has `MSG_DONTWAIT`. A pipe, FIFO or terminal without it is opened a second time, by
+//! `/proc/self/fd`, with `O_NONBLOCK`. Where that is forbidden, a pipe or FIFO is spliced to or from a pipe of our own
+//! ([`Relay`]), which never waits with `SPLICE_F_NONBLOCK`. For the rest, only a call that may wait is left.
 //!
 //! Never changes the flags of a descriptor, which other processes share.
 
@@ -29,8 +29,8 @@ const RELAYED: usize = 64 << 10;
 enum Way {
     Flag,
     Socket,
-    Pipe,
-    Terminal,
+    Reopened,
+    Relayed,
     Impossible,
 }
 
@@ -41,13 +41,13 @@ enum Way {
 #[derive(Debug)]
 pub(crate) struct NoWait {
     way: Cell<Way>,
-    /// A terminal, opened by ourselves.
-    terminal: OnceCell<OwnedFd>,
+    /// The same pipe or terminal, opened by ourselves.
+    reopened: OnceCell<OwnedFd>,
 }
 
 impl NoWait {
     pub(crate) fn new() -> Self {
-        Self { way: Cell::new(Way::Flag), terminal: OnceCell::new() }
+        Self { way: Cell::new(Way::Flag), reopened: OnceCell::new() }
     }
 
     /// Reads some bytes; 0 at the end.
@@ -63,8 +63,8 @@ impl NoWait {
             // Like read(2), and unlike recv(2), nothing wanted takes nothing.
             _ if buf.is_empty() => Ok(0),
             Way::Socket => recv(fd, buf, RecvFlags::DONTWAIT).map(|(count, _)| count),
-            Way::Pipe => relay.read(fd, buf),
-            Way::Terminal => rustix::io::read(self.terminal.get().unwrap_or(fd), buf),
+            Way::Relayed => relay.read(fd, buf),
+            Way::Reopened => rustix::io::read(self.reopened.get().unwrap_or(fd), buf),
         }
     }
 
@@ -79,8 +79,8 @@ impl NoWait {
         match self.way.get() {
             Way::Flag | Way::Impossible => Err(Errno::OPNOTSUPP),
             Way::Socket => send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-            Way::Pipe => relay.write(fd, bytes),
-            Way::Terminal => rustix::io::write(self.terminal.get().unwrap_or(fd), bytes),
+            Way::Relayed => relay.write(fd, bytes),
+            Way::Reopened => rustix::io::write(self.reopened.get().unwrap_or(fd), bytes),
         }
     }
 
@@ -88,35 +88,43 @@ impl NoWait {
     pub(crate) fn do_without_flag(&self, fd: &OwnedFd) -> Result<()> {
         self.way.set(match FileType::from_raw_mode(fstat(fd)?.st_mode) {
             FileType::Socket => Way::Socket,
-            FileType::Fifo => Way::Pipe,
+            FileType::Fifo => self.reopen(fd, Way::Relayed),
             // Opening the master of a pseudo-terminal again would make another one.
-            FileType::CharacterDevice if isatty(fd) && ptsname(fd, Vec::new()).is_err() => match reopen(fd) {
-                Ok(terminal) => {
-                    let _ = self.terminal.set(terminal);
-                    Way::Terminal
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a terminal cannot be opened again, so a thread has to wait for it");
-                    Way::Impossible
-                }
-            },
+            FileType::CharacterDevice if isatty(fd) && ptsname(fd, Vec::new()).is_err() => {
+                self.reopen(fd, Way::Impossible)
+            }
             _ => Way::Impossible,
         });
         Ok(())
     }
+
+    /// Opens the same thing again; if that is forbidden, `otherwise` is left.
+    fn reopen(&self, fd: &OwnedFd, otherwise: Way) -> Way {
+        match reopen(fd) {
+            Ok(reopened) => {
+                let _ = self.reopened.set(reopened);
+                Way::Reopened
+            }
+            Err(error) => {
+                tracing::debug!(%error, ?otherwise, "a stream cannot be opened again for calls that do not wait");
+                otherwise
+            }
+        }
+    }
 }
 
-/// The same device with an open file description of our own, whose calls do not wait.
+/// The same pipe or terminal with an open file description of our own, whose calls do not wait.
 fn reopen(fd: &OwnedFd) -> Result<OwnedFd> {
-    let mode = fcntl_getfl(fd)? & OFlags::RWMODE;
-    let flags = mode | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let same = fcntl_getfl(fd)? & (OFlags::RWMODE | OFlags::DIRECT);
+    let flags = same | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())
 }
 
 /// A pipe of our own, through which bytes go to and from the pipes of others. Made when first needed;
 /// empty between two calls, so that one does for all streams of a shard.
 ///
-/// What is spliced into a pipe shares no page with what is there: a write takes at least a page of its capacity.
+/// What is spliced into a pipe shares no page with what is there: a write takes at least a page of its capacity, so
+/// that sixteen small ones fill a pipe that nobody reads. It is the last resort for that reason.
 #[derive(Default)]
 pub(crate) struct Relay(Cell<Option<Ends>>);
 

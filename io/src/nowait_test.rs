@@ -28,13 +28,35 @@ fn on_all(check: impl Fn(&NoWait, &NoWait, Stream)) {
         let (reader, writer) = make();
         check(&without_flag(&reader), &without_flag(&writer), (reader, writer));
     }
+    let (reader, writer) = pipe().unwrap();
+    check(&relayed(), &relayed(), (reader, writer));
 }
 
 fn without_flag(fd: &OwnedFd) -> NoWait {
     let nowait = NoWait::new();
     nowait.do_without_flag(fd).unwrap();
-    assert!([Way::Pipe, Way::Socket].contains(&nowait.way.get()));
+    assert!([Way::Reopened, Way::Socket].contains(&nowait.way.get()));
     nowait
+}
+
+/// The way of pipes that cannot be opened again.
+fn relayed() -> NoWait {
+    let nowait = NoWait::new();
+    nowait.way.set(Way::Relayed);
+    nowait
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_takes_many_small_writes() {
+    let (reader, writer) = pipe().unwrap();
+    let (nowait, relay) = (without_flag(&writer), Relay::default());
+    for _ in 0..1000 {
+        assert_eq!(nowait.write(&writer, &relay, b"x"), Ok(1));
+    }
+    drop((nowait, writer));
+    let mut all = Vec::new();
+    std::fs::File::from(reader).read_to_end(&mut all).unwrap();
+    assert_eq!(all, [b'x'; 1000]);
 }
 
 /// Waits until something is there to read: what was sent to a socket may need a moment.
@@ -92,8 +114,10 @@ fn a_write_to_a_full_stream_does_nothing() {
 
 #[test]
 fn a_write_that_nobody_will_read_is_an_error() {
-    for (reader, writer) in [pipe().unwrap(), unix()] {
-        let (nowait, relay) = (without_flag(&writer), Relay::default());
+    let (reopened, unix) = (pipe().unwrap(), unix());
+    let ways = [(without_flag(&reopened.1), reopened), (without_flag(&unix.1), unix), (relayed(), pipe().unwrap())];
+    for (nowait, (reader, writer)) in ways {
+        let relay = Relay::default();
         drop(reader);
         assert_eq!(nowait.write(&writer, &relay, b"abc"), Err(Errno::PIPE));
         assert_eq!(nowait.write(&writer, &relay, b"abc"), Err(Errno::PIPE));
@@ -106,14 +130,14 @@ fn sec_01_what_a_full_pipe_did_not_take_reaches_no_other_stream() {
     let relay = Relay::default();
     let (full_reader, full) = pipe().unwrap();
     let (other_reader, other) = pipe().unwrap();
-    let (into_full, into_other) = (without_flag(&full), without_flag(&other));
+    let (into_full, into_other) = (relayed(), relayed());
     // Half of the pipe is taken, so half of the bytes remain.
     assert_eq!(into_full.write(&full, &relay, &[1; RELAYED / 2]), Ok(RELAYED / 2));
     assert_eq!(into_full.write(&full, &relay, &[2; RELAYED]), Ok(RELAYED / 2));
     assert_eq!(into_full.write(&full, &relay, &[3; 10]), Err(Errno::AGAIN));
     assert_eq!(into_other.write(&other, &relay, &[4; 10]), Ok(10));
     let mut buf = [0; 100];
-    assert_eq!(without_flag(&other_reader).read(&other_reader, &relay, &mut buf), Ok(10));
+    assert_eq!(relayed().read(&other_reader, &relay, &mut buf), Ok(10));
     assert_eq!(buf[..11], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 0]);
     drop(full);
     let mut rest = Vec::new();
@@ -131,9 +155,10 @@ fn what_cannot_do_it_says_so() {
 
 #[test]
 fn the_flags_of_a_pipe_do_not_matter() {
-    for flags in [PipeFlags::empty(), PipeFlags::NONBLOCK, PipeFlags::DIRECT] {
+    let flags = [PipeFlags::empty(), PipeFlags::NONBLOCK, PipeFlags::DIRECT];
+    for (flags, relays) in flags.into_iter().flat_map(|flags| [(flags, false), (flags, true)]) {
         let (reader, writer) = pipe_with(flags).unwrap();
-        let (nowait, relay) = (without_flag(&reader), Relay::default());
+        let (nowait, relay) = (if relays { relayed() } else { without_flag(&reader) }, Relay::default());
         let mut file = std::fs::File::from(writer);
         file.write_all(b"one").unwrap();
         file.write_all(b"two").unwrap();

@@ -28,8 +28,8 @@ pub struct RuntimeOptions {
     pub engine: EngineChoice,
     /// Number of event-loop threads; by default one for every two CPUs, at least one.
     pub shards: Option<NonZero<u32>>,
-    /// What the disks of all tenants' VMs may use together.
-    pub disk: DiskLimits,
+    /// What the disks of all VMs may use together. Has no weight.
+    pub disk_limits: DiskLimits,
 }
 
 /// Runs VMs. Everything that it starts ends with it: dropping it stops its VMs and waits for them.
@@ -80,7 +80,7 @@ impl Runtime {
         let inner = Inner {
             reaper: Arc::new(Reaper::new(registry.clone())),
             host,
-            tenants: Tenants::new(options.disk, registry.clone())?,
+            tenants: Tenants::new(options.disk_limits, registry.clone())?,
             registry,
             shells: Mutex::default(),
             images: Mutex::default(),

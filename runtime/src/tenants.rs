@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Tenants {
     /// The host's limits, above those of all tenants.
     host: Shared,
+    host_is_limited: bool,
     registry: Registry,
     by_name: Mutex<HashMap<String, Weak<Tenant>>>,
 }
@@ -29,11 +30,21 @@ pub(crate) struct Tenant {
 }
 
 impl Tenants {
-    /// None yet. `host` is what all of them may use together.
+    /// None yet. `host` is what all VMs may use together, those without a tenant, too.
     pub(crate) fn new(host: DiskLimits, registry: Registry) -> Result<Self> {
-        host.validate()?;
-        let host = Shared::new(&host.limits(), MonoTime::now()).map_err(|error| bad_limit(&error))?;
-        Ok(Self { host, registry, by_name: Mutex::default() })
+        host.validate("disk_limits")?;
+        if host.weight.is_some() {
+            return Err(Error::config("disk_limits", "disk_limits.weight: the host shares with nobody"));
+        }
+        let limits = host.limits();
+        let host = Shared::new(&limits, MonoTime::now()).map_err(|error| bad_limit("disk_limits", &error))?;
+        Ok(Self { host, host_is_limited: !limits.is_empty(), registry, by_name: Mutex::default() })
+    }
+
+    /// What limits the disks of a VM together with others': its tenant, or the host if that has limits.
+    pub(crate) fn disks(&self, tenant: Option<&Arc<Tenant>>) -> Option<Shared> {
+        let host = || self.host_is_limited.then(|| self.host.clone());
+        tenant.map(|tenant| tenant.disks.clone()).or_else(host)
     }
 
     /// The tenant of a VM that is made. An error if it is there with other limits.
@@ -49,7 +60,7 @@ impl Tenants {
         }
         let TenantLimits { disk } = config.limits;
         let disks = self.host.tenant(&disk.limits(), disk.weight(), MonoTime::now());
-        let disks = disks.map_err(|error| bad_limit(&error))?;
+        let disks = disks.map_err(|error| bad_limit("tenant", &error))?;
         self.registry.register_tenant(&config.name, Arc::clone(disks.stats()) as Arc<dyn LimiterSource>);
         let tenant = Arc::new(Tenant { disks, limits: Mutex::new(config.limits) });
         tenants.retain(|_, tenant| tenant.strong_count() > 0);
@@ -67,7 +78,7 @@ impl Tenants {
         // Held, so that of two changes both levels have the later one.
         let mut limits = tenant.lock();
         let change = tenant.disks.limits().change_to(&disk.limits());
-        tenant.disks.change(&change, MonoTime::now()).map_err(|error| bad_limit(&error))?;
+        tenant.disks.change(&change, MonoTime::now()).map_err(|error| bad_limit("tenant", &error))?;
         tenant.disks.set_weight(disk.weight());
         *limits = config.limits;
         Ok(())
@@ -84,6 +95,6 @@ impl Tenant {
     }
 }
 
-fn bad_limit(error: &LimitError) -> Error {
-    Error::config("disk", error.to_string())
+fn bad_limit(field: &'static str, error: &LimitError) -> Error {
+    Error::config(field, error.to_string())
 }

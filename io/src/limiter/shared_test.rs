@@ -1,7 +1,7 @@
 use std::pin::pin;
 use std::sync::mpsc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::engine::EngineKind;
@@ -38,14 +38,12 @@ fn sec_02_vms_on_several_shards_get_no_more_than_their_tenant_has(engine: Engine
     let shards = [runner(config(engine)), runner(config(engine))];
     let ends = [0, 1, 0, 1].map(|shard| start_on(&shards[shard], tenant.clone(), 100));
     let had = || (host.stats().operations.get(), tenant.stats().operations.get());
-    let wait_for = |operations| {
-        while had() != (operations, operations) || tenant.stats().waiting.get() != 4 {
-            std::thread::sleep(Duration::from_micros(50));
-        }
+    let all_wait_after = |operations| {
+        wait_until(|| had() == (operations, operations) && tenant.stats().waiting.get() == 4);
     };
-    wait_for(10);
+    all_wait_after(10);
     host.change(&total(40, HOUR), MonoTime::now()).unwrap();
-    wait_for(50);
+    all_wait_after(50);
     // An hour's tokens do not come back in a moment.
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(had(), (50, 50));
@@ -58,6 +56,15 @@ fn sec_02_vms_on_several_shards_get_no_more_than_their_tenant_has(engine: Engine
     assert!(tenant.stats().throttled.get() > 0 && tenant.stats().throttled_nanos.get() > 0);
     for shard in shards {
         shard.stop().unwrap();
+    }
+}
+
+/// Waits for what another thread does, for so long and no longer.
+fn wait_until(happened: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !happened() {
+        assert!(begun.elapsed() < PATIENCE, "it does not happen");
+        std::thread::sleep(Duration::from_micros(50));
     }
 }
 
@@ -75,9 +82,7 @@ fn a_waiter_is_woken_from_another_thread(engine: EngineKind) {
     let tenant = shared(1, HOUR);
     let shard = runner(config(engine));
     let end = start_on(&shard, tenant.clone(), 2);
-    while tenant.stats().waiting.get() == 0 {
-        std::thread::yield_now();
-    }
+    wait_until(|| tenant.stats().waiting.get() > 0);
     let zero =
         Limits { total: PerUnit { operations: Some(TokenBucket::ZERO), bytes: None }, ..Limits::default() };
     tenant.change(&zero, MonoTime::now()).unwrap();

@@ -169,7 +169,7 @@ impl<'a> Plan<'a> {
         let tenant =
             config.ringlet.tenant.as_ref().map(|tenant| runtime.tenants.enter(tenant)).transpose()?;
         let output = resources.virtio_console.unwrap_or_else(|| console.clone());
-        let virtio = Virtio::open(config, output, tenant.as_ref())?;
+        let virtio = Virtio::open(config, output, runtime.tenants.disks(tenant.as_ref()))?;
         Ok((Self { runtime, config, console, image, initrd, tenant }, virtio))
     }
 

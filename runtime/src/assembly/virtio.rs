@@ -15,6 +15,7 @@ use ringlet_devices::rng::Rng;
 use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
 use ringlet_devices::{Bus, console};
 use ringlet_io::disk::{DiskFile, DiskOptions, DiskSource};
+use ringlet_io::limiter::Shared;
 use ringlet_io::{GuestRam, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -27,7 +28,6 @@ use crate::devices::throttle::{self, DeviceLimits, DisksLimits};
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
 use crate::kvm::vm::VmFds;
-use crate::tenants::Tenant;
 
 /// Pins for virtio devices: not those of the timer (0), the keyboard (1), the second interrupt controller of old (2),
 /// the serial ports (3, 4), the clock (8) and ACPI (9).
@@ -100,12 +100,15 @@ struct Made {
 }
 
 impl Virtio {
-    /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes.
-    pub(super) fn open(config: &VmConfig, console: Console, tenant: Option<&Arc<Tenant>>) -> Result<Self> {
-        let together = DisksLimits {
-            limits: config.ringlet.limits.disk,
-            tenant: tenant.map(|tenant| tenant.disks.clone()),
-        };
+    /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes, `shared` what
+    /// its disks have together with those of other VMs.
+    pub(super) fn open(config: &VmConfig, console: Console, shared: Option<Shared>) -> Result<Self> {
+        let limits = config.ringlet.limits.disk;
+        if let (Some(weight), None) = (limits.weight, &shared) {
+            let rule = format!("{weight}, but the VM has no tenant, and the runtime no limit, with others to share it");
+            return Err(Error::config("limits.disk.weight", rule));
+        }
+        let together = DisksLimits { limits, shared };
         let mut devices =
             drives(config).map(|drive| open_disk(drive, &together)).collect::<Result<Vec<_>>>()?;
         if let Some(entropy) = &config.entropy {

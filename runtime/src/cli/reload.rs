@@ -2,6 +2,7 @@
 //!
 //! Owns what has changed since the last time. Everything else in the file needs a new VM, and is left alone.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 
@@ -19,11 +20,12 @@ pub(super) fn hangups() -> io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Applies the file's limits with each SIGHUP. What cannot be applied is said on standard error, and changes nothing.
+/// Applies the file's limits with each SIGHUP; `config` is what they were made of, and becomes the new one when all of
+/// them hold. What cannot be applied is said on standard error, and tried again with the next SIGHUP.
 pub(super) async fn on_hangup(
     hangups: &mut Option<Signal>,
     args: &RunArgs,
-    mut config: VmConfig,
+    config: &RefCell<VmConfig>,
     runtime: &Runtime,
     vms: &[Vm],
 ) -> Infallible {
@@ -37,12 +39,14 @@ pub(super) async fn on_hangup(
         }
         match args.config() {
             Ok(new) => {
-                let changed = apply(&config, &new, runtime, vms).await;
-                match changed {
-                    Ok(changes) => eprintln!("ringlet: {}", say(changes, vms.len())),
+                let old = config.borrow().clone();
+                match apply(&old, &new, runtime, vms).await {
+                    Ok(changes) => {
+                        eprintln!("ringlet: {}", say(changes, vms.len()));
+                        config.replace(new);
+                    }
                     Err(error) => eprintln!("ringlet: the new limits do not all hold: {error}"),
                 }
-                config = new;
             }
             Err(error) => eprintln!("ringlet: the limits stay as they are: {error}"),
         }
@@ -57,18 +61,23 @@ fn say(changes: usize, vms: usize) -> String {
     }
 }
 
-/// Gives the VMs the limits of `new`, where they differ from those of `old`; how many differ.
+/// Gives the VMs the limits of `new`, where they differ from those of `old`; how many differ. One that cannot be given
+/// keeps no other from being given; the error names all that could not.
 async fn apply(old: &VmConfig, new: &VmConfig, runtime: &Runtime, vms: &[Vm]) -> CliResult<usize> {
     let tenant = changed_tenant(old, new)?;
     tenant.map_or(Ok(()), |tenant| runtime.limit_tenant(tenant))?;
     let devices = changed_devices(old, new);
     let whole = old.ringlet.limits != new.ringlet.limits;
+    let mut failed = Vec::new();
     for vm in vms {
         match apply_to(vm, whole.then_some(new), &devices).await {
             // It has ended.
             Ok(()) | Err(Error::State { .. }) => {}
-            Err(error) => return Err(format!("{}: {error}", vm.name()).into()),
+            Err(error) => failed.push(format!("{}: {error}", vm.name())),
         }
+    }
+    if !failed.is_empty() {
+        return Err(failed.join("; ").into());
     }
     Ok(devices.len() + usize::from(whole) + usize::from(tenant.is_some()))
 }
@@ -78,13 +87,14 @@ async fn apply_to(
     whole: Option<&VmConfig>,
     devices: &[(String, RateLimiter)],
 ) -> ringlet::Result<()> {
+    let mut result = Ok(());
     if let Some(config) = whole {
-        vm.set_limits(config.ringlet.limits).await?;
+        result = vm.set_limits(config.ringlet.limits).await;
     }
     for (device, change) in devices {
-        vm.set_rate_limiter(device, *change).await?;
+        result = result.and(vm.set_rate_limiter(device, *change).await);
     }
-    Ok(())
+    result
 }
 
 /// The tenant, if it has other limits than before. VMs stay with the one that they have.

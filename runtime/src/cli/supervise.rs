@@ -1,5 +1,6 @@
 //! `ringlet run`: starts VMs, gives one of them the terminal, and waits for their ends or a signal.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal};
 use std::num::NonZero;
 use std::os::fd::AsFd;
@@ -7,6 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use ringlet::{
     BootSource, Console, Initrd, LineConsole, Outcome, Resources, Runtime, RuntimeOptions, StreamConsole, Vm,
     VmConfig,
@@ -77,25 +80,25 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
         Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards, ..RuntimeOptions::default() })?;
     let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
     let _metrics = args.metrics.as_ref().map(serve).transpose()?;
-    let begun = Instant::now();
-    let vms = match launch(&runtime, args, &config, &mut signals, &console).await {
-        Ok(vms) => Arc::new(vms),
+    let (vms, begun): (Vec<_>, Vec<_>) = match launch(&runtime, args, &config, &mut signals, &console).await {
+        Ok(launched) => launched,
         Err(NotStarted { number, name, error }) => {
             reporter.not_started(number, name.as_deref(), &error)?;
             written(reporter, &mut signals).await;
             return Err(error.into());
         }
     };
+    let (vms, config) = (Arc::new(vms), RefCell::new(config));
     if single {
         feed_stdin(&vms, terminal.is_some())?;
     }
-    let report = |vm: &Vm| args.limits_report.then(|| limits_report::of(vm, &config, begun.elapsed()));
-    let ended = Ended { single, report: &report };
-    let sized = terminal.is_some() && config.ringlet.console;
+    let report = |vm: &Vm, ran| args.limits_report.then(|| limits_report::of(vm, &config.borrow(), ran));
+    let ended = Ended { single, begun: &begun, report: &report };
+    let sized = terminal.is_some() && config.borrow().ringlet.console;
     let status = tokio::select! {
         biased;
         status = watch(&vms, &mut reporter, &mut terminal, &ended) => status?,
-        never = on_hangup(&mut hangups, args, config.clone(), &runtime, &vms) => match never {},
+        never = on_hangup(&mut hangups, args, &config, &runtime, &vms) => match never {},
         () = follow_size(&vms), if sized => FAILED,
         () = second_signal(&mut signals, &vms) => {
             // Whatever still waits, for a reader or for anything else, is not worth waiting for.
@@ -149,14 +152,14 @@ struct NotStarted {
     error: String,
 }
 
-/// Starts the VMs. If one cannot be made, those before it end with the error; a signal ends the starting.
+/// Starts the VMs, and says when it did. If one cannot be made, those before it end with the error; a signal ends the starting.
 async fn launch(
     runtime: &Runtime,
     args: &RunArgs,
     config: &VmConfig,
     signals: &mut Signals,
     console: &Console,
-) -> Result<Vec<Vm>, NotStarted> {
+) -> Result<Vec<(Vm, Instant)>, NotStarted> {
     let failed = |number: u32, name: Option<&str>, error: ringlet::Error| NotStarted {
         number,
         name: name.map(str::to_owned),
@@ -165,7 +168,8 @@ async fn launch(
     let name = config.ringlet.name.as_deref();
     if args.count.get() == 1 {
         let resources = Resources { console: console.clone(), ..Resources::default() };
-        return Ok(vec![runtime.launch(config, resources).map_err(|e| failed(1, name, e))?]);
+        let begun = Instant::now();
+        return Ok(vec![(runtime.launch(config, resources).map_err(|e| failed(1, name, e))?, begun)]);
     }
     let named = |number: u32| format!("{}-{number}", name.unwrap_or("vm"));
     let shared = shared(runtime, config).map_err(|e| failed(1, Some(&named(1)), e))?;
@@ -176,13 +180,15 @@ async fn launch(
             Console::Lines(lines) => Console::Lines(lines.with_prefix(format!("[{name}] "))),
             other => other.clone(),
         };
+        let begun = Instant::now();
         let vm = runtime.launch(&config.clone().name(&name), Resources { console, ..shared.clone() });
-        vms.push(vm.map_err(|e| {
+        let vm = vm.map_err(|e| {
             let NotStarted { error, .. } = failed(number, None, e);
             NotStarted { number, error: format!("{name}: {error}"), name: Some(name.clone()) }
-        })?);
+        })?;
+        vms.push((vm, begun));
         if signals.arrived().await {
-            vms.iter().for_each(Vm::request_stop);
+            vms.iter().for_each(|(vm, _)| vm.request_stop());
             break;
         }
     }
@@ -203,8 +209,10 @@ fn shared(runtime: &Runtime, config: &VmConfig) -> ringlet::Result<Resources> {
 struct Ended<'a> {
     /// There is only one VM, which needs no name.
     single: bool,
-    /// What else there is to say of a VM that has ended.
-    report: &'a dyn Fn(&Vm) -> Option<String>,
+    /// When each was started.
+    begun: &'a [Instant],
+    /// What else there is to say of a VM that has run so long.
+    report: &'a dyn Fn(&Vm, Duration) -> Option<String>,
 }
 
 /// Waits for the ends of all VMs, in their order, and reports them. Returns the first exit status that is not 0.
@@ -215,12 +223,16 @@ async fn watch(
     ended: &Ended<'_>,
 ) -> CliResult<u8> {
     let mut status = 0;
-    for vm in vms {
+    let ends = vms.iter().zip(ended.begun).map(async |(vm, begun)| {
         let outcome: Arc<Outcome> = vm.wait().await;
+        (vm, outcome, begun.elapsed())
+    });
+    let mut ends: FuturesOrdered<_> = ends.collect();
+    while let Some((vm, outcome, ran)) = ends.next().await {
         drop(terminal.take());
         let prefix = if ended.single { String::new() } else { format!("[{}] ", vm.name()) };
         reporter.ended(vm, &outcome, &prefix)?;
-        if let Some(report) = (ended.report)(vm) {
+        if let Some(report) = (ended.report)(vm, ran) {
             reporter.say_lines(&prefix, &report)?;
         }
         status = if status == 0 { outcome.exit_status() } else { status };

@@ -120,7 +120,7 @@ impl TenantConfig {
     /// Checks name and ranges.
     pub(crate) fn validate(&self) -> Result<()> {
         super::check_name("tenant.name", &self.name)?;
-        self.limits.disk.validate()
+        self.limits.disk.validate("tenant.limits.disk")
     }
 }
 
@@ -157,7 +157,7 @@ impl LimitsConfig {
 
     /// Checks every range.
     pub fn validate(&self) -> Result<()> {
-        self.disk.validate()?;
+        self.disk.validate("limits.disk")?;
         self.cpu.validate()
     }
 }
@@ -205,32 +205,35 @@ impl DiskLimits {
         self.weight.unwrap_or(DEFAULT_WEIGHT)
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Checks every range; the limits are `field` of the configuration.
+    pub(crate) fn validate(&self, field: &'static str) -> Result<()> {
         let Self { rbps, wbps, riops, wiops, bps, iops, .. } = *self;
         if !(1..=MAX_WEIGHT).contains(&self.weight()) {
-            return Err(Error::config(
-                "disk.weight",
-                format!("{} is not in 1..={MAX_WEIGHT}", self.weight()),
-            ));
+            return Err(Error::config(field, format!("weight {} is not in 1..={MAX_WEIGHT}", self.weight())));
         }
-        let fields = [
-            ("disk.rbps", rbps),
-            ("disk.wbps", wbps),
-            ("disk.riops", riops),
-            ("disk.wiops", wiops),
-            ("disk.bps", bps),
-            ("disk.iops", iops),
+        let rates = [
+            ("rbps", rbps),
+            ("wbps", wbps),
+            ("riops", riops),
+            ("wiops", wiops),
+            ("bps", bps),
+            ("iops", iops),
         ];
-        match fields.into_iter().find(|(_, value)| *value == Some(0)) {
-            Some((field, _)) => {
-                Err(Error::config(field, "is 0: nothing would ever pass; use `readonly`, or 1"))
+        match rates.into_iter().find(|(_, value)| *value == Some(0)) {
+            Some((rate @ ("wbps" | "wiops"), _)) => Err(Error::config(
+                field,
+                format!("{rate} is 0: no write would ever pass; make the disks read-only, or say 1 or more"),
+            )),
+            Some((rate, _)) => {
+                Err(Error::config(field, format!("{rate} is 0: nothing would ever pass; say 1 or more")))
             }
             None => Ok(()),
         }
     }
 }
 
-/// A bucket of about a tenth of a second for a rate: exact if that can be, else to a billionth.
+/// A bucket for a rate: a tenth of a second of it, or another part from a sixteenth to a fourth that makes the rate exact;
+/// else a tenth, and the rate is at most a nanosecond in a refill time less.
 fn bucket(per_second: u64) -> TokenBucket {
     const SECOND: u64 = 1_000_000_000;
     // Of what divides a second.

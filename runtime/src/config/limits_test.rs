@@ -37,8 +37,8 @@ fn bad_limits_are_refused_with_field_and_range() {
         (r#"{"cpu": {"weight": 10001}}"#, "cpu.weight: 10001"),
         (r#"{"cpu": {"shares": 1}}"#, "unknown field `shares`"),
         (r#"{"memory": {}}"#, "unknown field `memory`"),
-        (r#"{"disk": {"rbps": 0}}"#, "disk.rbps: is 0: nothing would ever pass"),
-        (r#"{"disk": {"iops": 0, "bps": 1}}"#, "disk.iops: is 0"),
+        (r#"{"disk": {"rbps": 0}}"#, "limits.disk: rbps is 0: nothing would ever pass"),
+        (r#"{"disk": {"iops": 0, "bps": 1}}"#, "limits.disk: iops is 0"),
         (r#"{"disk": {"rbytes": 1}}"#, "unknown field `rbytes`"),
     ] {
         let error = config(limits).unwrap_err();

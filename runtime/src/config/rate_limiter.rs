@@ -44,13 +44,14 @@ impl Bucket {
 }
 
 impl RateLimiter {
-    /// At most `per_second` bytes a second, a tenth of them at once.
+    /// At most `per_second` bytes a second; 0 is no limit. At once, as little of a second's as whole milliseconds
+    /// express exactly: a tenth to all.
     #[must_use]
     pub fn bytes(per_second: u64) -> Self {
         Self { bandwidth: Some(rate(per_second)), ops: None }
     }
 
-    /// At most `per_second` requests a second, a tenth of them at once.
+    /// At most `per_second` requests a second; 0 is no limit. At once as with [`Self::bytes`].
     #[must_use]
     pub fn operations(per_second: u64) -> Self {
         Self { bandwidth: None, ops: Some(rate(per_second)) }
@@ -74,12 +75,12 @@ impl RateLimiter {
     }
 }
 
-/// A bucket for a rate: a tenth of a second of it.
+/// A bucket for a rate, which is exact.
 fn rate(per_second: u64) -> Bucket {
-    // Not to be rounded: the time is what makes the rate exact, but it is in milliseconds here.
-    match per_second {
-        0 => Bucket { size: 0, one_time_burst: None, refill_time: 0 },
-        rate if rate % 10 == 0 => Bucket { size: rate / 10, one_time_burst: None, refill_time: 100 },
-        rate => Bucket { size: rate, one_time_burst: None, refill_time: 1000 },
+    if per_second == 0 {
+        return Bucket { size: 0, one_time_burst: None, refill_time: 0 };
     }
+    // Of what divides a second into whole milliseconds.
+    let parts = [10, 8, 5, 4, 2].into_iter().find(|&parts| per_second.is_multiple_of(parts)).unwrap_or(1);
+    Bucket { size: per_second / parts, one_time_burst: None, refill_time: 1000 / parts }
 }

@@ -156,13 +156,16 @@ impl CpuLimiter {
         Flow::Run
     }
 
-    /// Changes the limits, whatever the VM does meanwhile.
+    /// Changes the limits, whatever the VM does meanwhile. An error changes nothing.
     pub(crate) fn set(&self, limits: CpuLimits) -> Result<()> {
         let mut state = self.lock();
+        if limits.max.is_some() {
+            state.make_timers()?;
+        }
         state.set_weight(limits.weight())?;
         let now = self.now();
         match limits.max {
-            Some(max) => state.set_max(max.into(), now, self.shard_nanos())?,
+            Some(max) => state.set_max(max.into(), now, self.shard_nanos()),
             None => {
                 state.tell(&self.metrics);
                 state.enforced = None;
@@ -360,16 +363,18 @@ impl State {
         Ok(())
     }
 
-    fn set_max(&mut self, max: Max, now: u64, shard: u64) -> Result<()> {
-        for member in self.members.iter_mut().flatten() {
-            member.make_timers()?;
-        }
+    fn make_timers(&mut self) -> Result<()> {
+        self.members.iter_mut().flatten().try_for_each(Member::make_timers)
+    }
+
+    fn set_max(&mut self, max: Max, now: u64, shard: u64) {
         let used = self.read().saturating_add(shard);
         match &mut self.enforced {
+            // The period goes on, with what is left of its quota.
+            Some(enforced) if enforced.budget.max() == max => {}
             Some(enforced) => drop(enforced.budget.set_max(max, now, used)),
             none => *none = Some(Enforced::new(max, now, used, shard)),
         }
-        Ok(())
     }
 
     /// Adds to the metrics what is not there yet.

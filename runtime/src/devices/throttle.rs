@@ -23,10 +23,10 @@ pub(crate) struct DeviceLimits {
 /// What limits all disks of a VM together.
 #[derive(Debug, Clone)]
 pub(crate) struct DisksLimits {
-    /// The VM's, and its weight at its tenant.
+    /// The VM's, and its weight among others.
     pub(crate) limits: DiskLimits,
-    /// What all disks of its tenant have together.
-    pub(crate) tenant: Option<Shared>,
+    /// What all disks of its tenant, or of the host, have together.
+    pub(crate) shared: Option<Shared>,
 }
 
 /// The limiter of the device `id`, to be made on its shard.
@@ -55,12 +55,12 @@ fn plant(
     disks: Option<&DisksLimits>,
 ) -> Result<Limiter, LimitError> {
     let own = level(owner, id, own)?;
-    let Some(DisksLimits { limits, tenant }) = disks else {
+    let Some(DisksLimits { limits, shared }) = disks else {
         return Ok(Limiter::levels(cx.timer(), vec![own]));
     };
     let levels = vec![own, level(owner, DISKS, &limits.limits())?];
-    Ok(match tenant {
-        Some(tenant) => Limiter::within(cx.timer(), levels, &owner.member(tenant, limits.weight())),
+    Ok(match shared {
+        Some(shared) => Limiter::within(cx.timer(), levels, &owner.member(shared, limits.weight())),
         None => Limiter::levels(cx.timer(), levels),
     })
 }

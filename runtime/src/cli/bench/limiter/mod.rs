@@ -6,6 +6,7 @@
 mod cost;
 mod cpu;
 mod disk;
+mod row;
 mod shares;
 mod track;
 mod window;
