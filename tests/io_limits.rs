@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use common::process::{Running, ringlet, run};
 use common::{Guest, Host, eventually, on_both_engines, rounds, within};
 use ringlet::{
-    Bucket, DiskLimits, Drive, LimitsConfig, Outcome, RateLimiter, Resources, TenantConfig, TenantLimits,
-    VmConfig, VmState,
+    Bucket, DiskLimits, Drive, EngineChoice, LimitsConfig, Outcome, RateLimiter, Resources, Runtime,
+    RuntimeOptions, TenantConfig, TenantLimits, VmConfig, VmState,
 };
 use ringlet_metrics::LimiterReading;
 
@@ -130,6 +130,32 @@ on_both_engines! {
             drop(guest);
         }
         eventually("nobody is left", || host.runtime.limit_tenant(&tenant(1)).is_err());
+    }
+
+    async fn sec_02_all_vms_get_no_more_than_the_host_allows_with_or_without_a_tenant(host: Host) {
+        let shared = LimitsConfig::default().disk(DiskLimits { weight: Some(300), ..DiskLimits::default() });
+        let error = host.runtime.launch(&reader([], 1).limits(shared), Resources::default()).unwrap_err();
+        assert!(error.to_string().contains("limits.disk.weight: 300, but the VM has no tenant"), "{error}");
+        let disk_limits = DiskLimits { iops: Some(100), ..DiskLimits::default() };
+        let engine = if host.is_epoll() { EngineChoice::Epoll } else { EngineChoice::Uring };
+        let options = RuntimeOptions { engine, disk_limits, ..RuntimeOptions::default() };
+        let host = Host { runtime: Runtime::new(options).unwrap() };
+        let begun = Instant::now();
+        let tenant = TenantConfig { name: "acme".into(), limits: TenantLimits::default() };
+        let guests = [
+            host.bundled_with(reader([null(None)], 1_000_000).limits(shared)),
+            host.bundled_with(reader([null(None)], 1_000_000)),
+            host.bundled_with(reader([null(None)], 1_000_000).tenant(tenant)),
+        ];
+        let operations =
+            || guests.each_ref().map(|guest| of(guest, DISKS).map_or(0, |reading| reading.operations));
+        eventually("each has something", || operations().iter().all(|&operations| operations > 10));
+        let sum: u64 = operations().iter().sum();
+        let most = 10.0 + 100.0 * begun.elapsed().as_secs_f64() + 1.0;
+        assert!(sum as f64 <= most, "{sum}, at most {most}");
+        for guest in guests {
+            assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped);
+        }
     }
 
     async fn a_limit_that_is_lifted_lets_go_what_waits(host: Host) {

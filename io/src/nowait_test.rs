@@ -115,7 +115,8 @@ fn a_write_to_a_full_stream_does_nothing() {
 #[test]
 fn a_write_that_nobody_will_read_is_an_error() {
     let (reopened, unix) = (pipe().unwrap(), unix());
-    let ways = [(without_flag(&reopened.1), reopened), (without_flag(&unix.1), unix), (relayed(), pipe().unwrap())];
+    let ways =
+        [(without_flag(&reopened.1), reopened), (without_flag(&unix.1), unix), (relayed(), pipe().unwrap())];
     for (nowait, (reader, writer)) in ways {
         let relay = Relay::default();
         drop(reader);

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use ringlet_metrics::Registry;
 
-use super::{Corpse, Reaper};
+use super::{Corpse, LATE, Reaper};
 
 /// A deadline that only a hanging test meets.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -127,4 +127,35 @@ fn a_vm_counts_as_backlog_before_its_end_is_told() {
     let Yard { registry, reaper, .. } = yard;
     drop(reaper);
     assert_eq!(registry.runtime().reaper_backlog.get(), 0);
+}
+
+#[test]
+fn whoever_makes_vms_closes_those_that_the_reaper_is_late_with_and_no_others() {
+    let yard = Yard::new();
+    let (hold, held) = channel::<()>();
+    let slow = std::thread::spawn(move || assert!(held.recv().is_err()));
+    yard.reaper.reap(Corpse { threads: vec![slow], ..yard.corpse(0, None) });
+    // The reaper waits for the first one's thread.
+    let begun = Instant::now();
+    while !yard.reaper.waiting.lock().corpses.is_empty() {
+        assert!(begun.elapsed() < DEADLINE);
+        std::thread::yield_now();
+    }
+    let long_due = Instant::now().checked_sub(LATE).unwrap();
+    for number in 1..=3 {
+        yard.reaper.reap(yard.corpse(number, Some(long_due)));
+    }
+    yard.reaper.reap(yard.corpse(4, Some(Instant::now() + DEADLINE)));
+    yard.reaper.help();
+    assert_eq!((yard.next().0, yard.next().0), (1, 2));
+    assert!(yard.closed.try_recv().is_err(), "more than its part");
+    yard.reaper.help();
+    assert_eq!(yard.next().0, 3);
+    yard.reaper.help();
+    assert!(yard.closed.try_recv().is_err(), "it is not late with the last");
+    assert_eq!(yard.backlog(), 2);
+    let last = yard.reaper.waiting.lock().corpses.pop_back();
+    assert!(last.is_some());
+    drop(hold);
+    assert_eq!(yard.next().0, 0);
 }

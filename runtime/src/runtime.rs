@@ -146,6 +146,7 @@ impl Runtime {
     }
 
     fn assemble(&self, config: &VmConfig, resources: Resources, running: bool) -> Result<Vm> {
+        self.inner.reaper.help();
         let (vm, parts) = assembly::assemble(&self.inner, config, resources, running)?;
         let turn = self.placed.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);
         match self.shards.get(turn).map(|shard| shard.send(parts)) {

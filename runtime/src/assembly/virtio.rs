@@ -105,7 +105,9 @@ impl Virtio {
     pub(super) fn open(config: &VmConfig, console: Console, shared: Option<Shared>) -> Result<Self> {
         let limits = config.ringlet.limits.disk;
         if let (Some(weight), None) = (limits.weight, &shared) {
-            let rule = format!("{weight}, but the VM has no tenant, and the runtime no limit, with others to share it");
+            let rule = format!(
+                "{weight}, but the VM has no tenant, and the runtime no limit, with others to share it"
+            );
             return Err(Error::config("limits.disk.weight", rule));
         }
         let together = DisksLimits { limits, shared };

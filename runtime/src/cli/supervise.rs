@@ -81,7 +81,7 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
     let _metrics = args.metrics.as_ref().map(serve).transpose()?;
     let (vms, begun): (Vec<_>, Vec<_>) = match launch(&runtime, args, &config, &mut signals, &console).await {
-        Ok(launched) => launched,
+        Ok(launched) => launched.into_iter().unzip(),
         Err(NotStarted { number, name, error }) => {
             reporter.not_started(number, name.as_deref(), &error)?;
             written(reporter, &mut signals).await;

@@ -1,6 +1,5 @@
 //! Limits of one disk: what was asked against what was obtained.
 
-
 use std::num::NonZero;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};

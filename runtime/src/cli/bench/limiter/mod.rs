@@ -44,7 +44,7 @@ pub(super) fn run(args: &LimiterOptions) -> CliResult<Report> {
     let wants = |one| resource.is_none_or(|only| only == one);
     let mut report = Report::new("limiter", options.quick);
     let mut targets: Vec<Target> = Vec::new();
-    let disk_effort = if options.quick { disk::Effort::QUICK } else { disk::Effort::USUAL };
+    let disk_effort = if options.quick { row::Effort::QUICK } else { row::Effort::USUAL };
     let disk = if wants(Resource::Disk) { Some(disk::Disk::begin(disk_effort)?) } else { None };
     if wants(Resource::Cpu) {
         let runtime = Runtime::new(RuntimeOptions::default())?;

@@ -162,8 +162,10 @@ fn shares(engine: EngineKind, effort: Effort, report: &mut Report) -> CliResult<
             let shares = Shares::of(&obtained.zip(weights).collect::<Vec<_>>());
             worst = worst.max(shares.as_ref().map_or(1.0, Shares::error));
             let mut add = |what: &str, words: &str, unit, value: Option<f64>| {
-                let (id, name) =
-                    (format!("limiter.share.{engine}.{id}.{count}.{what}"), format!("{count}, weights {id}: {words}"));
+                let (id, name) = (
+                    format!("limiter.share.{engine}.{id}.{count}.{what}"),
+                    format!("{count}, weights {id}: {words}"),
+                );
                 let samples = value.into_iter().collect::<Samples>();
                 let group = format!("VMs of a tenant, on two shards, {engine} …");
                 report.add(Figure::new(id, group, name, unit, &samples));
@@ -230,7 +232,8 @@ fn guaranteed(engine: EngineKind, effort: Effort, report: &mut Report) -> CliRes
         };
         let share = obtained as f64 / (limit as f64 * part * time.as_secs_f64());
         worst = worst.min(share);
-        let (id, samples) = (format!("limiter.guarantee.{engine}.{id}"), [share].into_iter().collect::<Samples>());
+        let (id, samples) =
+            (format!("limiter.guarantee.{engine}.{id}"), [share].into_iter().collect::<Samples>());
         let group = format!("Beside one that wants everything, {engine}, of …");
         report.add(Figure::new(id, group, name, Unit::Ratio, &samples));
     }
