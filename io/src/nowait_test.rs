@@ -22,14 +22,14 @@ fn unix() -> Stream {
 }
 
 /// All sorts of streams, in the way of this kernel and in that of one without `RWF_NOWAIT` for them.
-fn on_all(check: impl Fn(&NoWait, &NoWait, Stream)) {
+fn on_all(check: impl Fn(NoWait, NoWait, Stream)) {
     for make in [|| pipe().unwrap(), unix, tcp] {
-        check(&NoWait::new(), &NoWait::new(), make());
+        check(NoWait::new(), NoWait::new(), make());
         let (reader, writer) = make();
-        check(&without_flag(&reader), &without_flag(&writer), (reader, writer));
+        check(without_flag(&reader), without_flag(&writer), (reader, writer));
     }
     let (reader, writer) = pipe().unwrap();
-    check(&relayed(), &relayed(), (reader, writer));
+    check(relayed(), relayed(), (reader, writer));
 }
 
 fn without_flag(fd: &OwnedFd) -> NoWait {
@@ -76,7 +76,7 @@ fn a_read_takes_what_is_there_and_no_more() {
         assert_eq!(read.read(&reader, &relay, &mut buf[2..]), Ok(1));
         assert_eq!(&buf[..3], b"abc");
         assert_eq!(read.read(&reader, &relay, &mut buf), Err(Errno::AGAIN));
-        drop(writer);
+        drop((write, writer));
         arrive(&reader);
         assert_eq!(read.read(&reader, &relay, &mut buf), Ok(0));
     });
