@@ -37,7 +37,7 @@ impl Effort {
     pub(super) const USUAL: Self =
         Self { refills: [100, 30], requests: 1000, shortest: Duration::from_secs(2), longest_refill: 10_000 };
     pub(super) const QUICK: Self =
-        Self { refills: [8, 8], requests: 80, shortest: Duration::from_millis(300), longest_refill: 100 };
+        Self { refills: [8, 8], requests: 8, shortest: Duration::from_millis(300), longest_refill: 100 };
 
     pub(super) fn is_quick(self) -> bool {
         self.longest_refill < Self::USUAL.longest_refill
