@@ -88,7 +88,7 @@ on_both_engines! {
 
     async fn the_limit_of_all_disks_is_a_level_of_its_own(host: Host) {
         let mut config = reader([null(None), Drive::null("more", 1 << 20)], 64);
-        config.ringlet.limits = reads(400);
+        config.ringlet.limits = reads(40);
         let guest = host.bundled_with(config);
         assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
         let names: Vec<_> = guest.vm.metrics().limiters().into_iter().map(|(name, _)| name).collect();
@@ -106,17 +106,17 @@ on_both_engines! {
         let guests = [100, 300].map(|weight| {
             let disk = DiskLimits { weight: Some(weight), ..DiskLimits::default() };
             let config = reader([null(None)], 1_000_000).limits(LimitsConfig::default().disk(disk));
-            host.bundled_with(config.tenant(tenant(200)))
+            host.bundled_with(config.tenant(tenant(40)))
         });
         let error = host.runtime.launch(&reader([], 1).tenant(tenant(7)), Resources::default()).unwrap_err();
         assert!(error.to_string().contains("\"acme\" has VMs, and other limits"), "{error}");
         let operations = || guests.each_ref().map(|guest| of(guest, DISKS).map_or(0, |reading| reading.operations));
-        eventually("both have waited", || operations().iter().all(|&operations| operations > 20));
+        eventually("both have waited", || operations().iter().all(|&operations| operations > 4));
         let before = operations();
         // Slow enough for guests that are seldom run to have requests in their queues at all times.
-        eventually("some requests", || operations()[0] > before[0] + 40);
+        eventually("some requests", || operations()[0] > before[0] + 16);
         let after = operations();
-        let most = 20.0 + 200.0 * begun.elapsed().as_secs_f64() + 2.0;
+        let most = 4.0 + 40.0 * begun.elapsed().as_secs_f64() + 2.0;
         assert!((after[0] + after[1]) as f64 <= most, "{after:?}, at most {most}");
         let shares = (after[1] - before[1]) as f64 / (after[0] - before[0]) as f64;
         // How exact they are is shown by benchmarks; equal weights would give 1.

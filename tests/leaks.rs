@@ -195,7 +195,8 @@ fn a_vm_with_devices_that_runs_out_of_descriptors_at_any_step_leaves_nothing_beh
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
     let (config, code) = with_devices(file.path());
-    run_out_of_descriptors(&config, &code, 4 + 5 + 7 + 1);
+    // Whether the memory disk, which is made on the shard, is one more depends on what the launching thread still has.
+    run_out_of_descriptors(&config, &code, 4 + 5 + 7);
 }
 
 /// `least` steps can run out of descriptors.
