@@ -296,6 +296,16 @@ impl Watch {
         self.fd.ready(interest).await
     }
 
+    /// Makes an attempt that does not wait, unless it is known that the descriptor is not ready. Takes note of
+    /// `WouldBlock`, which is also what it gives without an attempt. `interest` is one direction.
+    pub(crate) fn attempt<T>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.fd.try_io(interest, |_| call())
+    }
+
     /// Waits until an eventfd's count is not zero, and takes it.
     async fn next_count(&self) -> io::Result<u64> {
         loop {

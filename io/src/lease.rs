@@ -259,6 +259,24 @@ impl Lease {
         found.next().ok_or_else(|| not_mapped(piece))
     }
 
+    /// In how many pieces the memory is.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Address and length of each piece from byte `from` on, for a call that has returned before the lease is used
+    /// otherwise. Of a target, what the call wrote is then told by [`Lease::written`].
+    pub(crate) fn addresses(&self, from: u64) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.parts(from, self.len.saturating_sub(from)).map(|(piece, _)| (piece.addr, piece.len))
+    }
+
+    /// Marks the pages of `len` bytes from byte `at` on dirty.
+    pub(crate) fn written(&self, at: u64, len: u64) {
+        if len > 0 {
+            self.mark_dirty(at, len);
+        }
+    }
+
     /// The pieces from byte `from` on, [`MAX_TRANSFER`] bytes at most, for the kernel: they stay where they are, and
     /// are the kernel's, until [`Lease::settle`].
     pub(crate) fn expose(&mut self, from: u64) -> (*const libc::iovec, u32) {

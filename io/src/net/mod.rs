@@ -11,7 +11,20 @@
 //! (offloads, queues, closing it) wait for the kernel's network configuration lock (RTNL): those run on a thread of
 //! their own, and never on the shard's.
 
+mod control;
+pub mod framing;
+mod helper;
+mod ioctl;
+mod link;
 mod offloads;
+mod packet;
+mod socket;
+mod socket_port;
+mod tap;
+mod tap_error;
+mod tap_port;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::future::Future;
@@ -23,6 +36,9 @@ use crate::lease::{Lease, MAX_PIECES};
 use crate::shard::ShardContext;
 
 pub use offloads::Offloads;
+pub use socket::{Socket, SocketError};
+pub use tap::{MAX_TAP_QUEUES, Tap};
+pub use tap_error::TapError;
 
 /// Bytes of the header before a frame (virtio 1.2, section 5.1.6, with `num_buffers`, little-endian). It is the same on
 /// a tap with `IFF_VNET_HDR`, `TUNSETVNETHDRSZ` of 12 and `TUNSETVNETLE`.
@@ -75,7 +91,8 @@ pub enum Sent {
     Taken,
     /// The host does not want this packet (a tap that is down, a header that its kernel refuses): it is dropped.
     Refused,
-    /// The host takes none now; [`NetPort::writable`] tells when.
+    /// The host takes none now; [`NetPort::writable`] tells when. A stream may have taken a part: a packet of the same
+    /// length that is sent next is taken to be this one, and only its rest is sent.
     Later,
 }
 
@@ -139,19 +156,30 @@ impl fmt::Debug for dyn NetPort {
 /// The host's side of a network interface that is not attached to a shard yet.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum NetSource {}
+pub enum NetSource {
+    /// A tap, or a macvtap.
+    Tap(Tap),
+    /// A Unix socket.
+    Socket(Socket),
+}
 
 impl NetSource {
     /// What it is.
     pub fn info(&self) -> NetInfo {
-        match *self {}
+        match self {
+            Self::Tap(tap) => tap.info(),
+            Self::Socket(socket) => socket.info(),
+        }
     }
 
     /// Makes it ports on this shard, one a pair of queues, in their order.
     ///
     /// # Errors
-    /// The kernel refuses to watch a descriptor.
-    pub fn attach(self, _cx: &ShardContext) -> io::Result<Vec<Rc<dyn NetPort>>> {
-        match self {}
+    /// The kernel refuses to watch a descriptor; there can be no thread for what waits.
+    pub fn attach(self, cx: &ShardContext) -> io::Result<Vec<Rc<dyn NetPort>>> {
+        match self {
+            Self::Tap(tap) => tap_port::attach(tap),
+            Self::Socket(socket) => Ok(vec![socket_port::attach(socket, cx)?]),
+        }
     }
 }

@@ -24,6 +24,10 @@ impl Offloads {
     pub const NONE: Self =
         Self { checksum: false, tso4: false, tso6: false, ecn: false, ufo: false, uso4: false, uso6: false };
 
+    /// All that there is.
+    pub const ALL: Self =
+        Self { checksum: true, tso4: true, tso6: true, ecn: true, ufo: true, uso4: true, uso6: true };
+
     /// What both have.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -41,5 +45,25 @@ impl Offloads {
     /// True if `other` has all that this has.
     pub fn is_within(self, other: Self) -> bool {
         self.and(other) == self
+    }
+
+    /// As `TUNSETOFFLOAD` takes them (`TUN_F_*`): everything but `TUN_F_CSUM` needs that one, `TUN_F_TSO_ECN` a TSO, and
+    /// the kernel has both kinds of USO or none. What cannot be asked for alone is left out.
+    pub(super) fn tap_bits(self) -> u32 {
+        if !self.checksum {
+            return 0;
+        }
+        let tso = self.tso4 || self.tso6;
+        let uso = self.uso4 && self.uso6;
+        [
+            (true, libc::TUN_F_CSUM),
+            (self.tso4, libc::TUN_F_TSO4),
+            (self.tso6, libc::TUN_F_TSO6),
+            (self.ecn && tso, libc::TUN_F_TSO_ECN),
+            (self.ufo, libc::TUN_F_UFO),
+            (uso, libc::TUN_F_USO4 | libc::TUN_F_USO6),
+        ]
+        .into_iter()
+        .fold(0, |bits, (has, bit)| if has { bits | bit } else { bits })
     }
 }

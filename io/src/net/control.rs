@@ -1,0 +1,172 @@
+//! The settings of a tap that is in use: what may be unfinished, and which queues are used.
+//!
+//! Owns the tap's descriptors, and closes them. Every call here waits for a lock of the kernel, so the helper's thread
+//! makes them. At most one job of a tap is with the helper, whatever is asked of it meanwhile: the last wish
+//! counts.
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use tokio::sync::Notify;
+
+use super::{HEADER, Offloads, helper::Helper, ioctl};
+
+/// Most packets that are dropped from a queue when less may be unfinished than before: more than a tap holds,
+/// unless it was told otherwise (500).
+const MOST_DROPPED: usize = 4096;
+
+/// What can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// What received packets may leave unfinished.
+    pub(super) offloads: Offloads,
+    /// How many of the queues get packets.
+    pub(super) queues: usize,
+}
+
+/// The settings of one tap, for all its ports.
+pub(super) struct Control {
+    queues: Vec<Arc<OwnedFd>>,
+    state: Mutex<State>,
+    /// Signals that `done` has grown.
+    changed: Notify,
+    helper: Arc<Helper>,
+}
+
+struct State {
+    wanted: Settings,
+    applied: Settings,
+    /// Wishes so far, and how many of them are settled.
+    asked: u64,
+    done: u64,
+    /// What came of the last one.
+    result: Result<(), Errno>,
+    /// The helper has a job.
+    queued: bool,
+}
+
+impl Control {
+    /// Takes over the queues of a tap, all in use, with no offloads.
+    ///
+    /// # Errors
+    /// There can be no thread for them.
+    pub(super) fn new(queues: Vec<Arc<OwnedFd>>) -> io::Result<Arc<Self>> {
+        let settings = Settings { offloads: Offloads::NONE, queues: queues.len() };
+        let state =
+            State { wanted: settings, applied: settings, asked: 0, done: 0, result: Ok(()), queued: false };
+        let helper = Helper::get()?;
+        Ok(Arc::new(Self { queues, state: Mutex::new(state), changed: Notify::new(), helper }))
+    }
+
+    /// Changes what is wanted, and waits until the kernel has it.
+    pub(super) async fn set(self: &Arc<Self>, change: impl FnOnce(&mut Settings)) -> io::Result<()> {
+        let Some(wish) = self.ask(change) else { return Ok(()) };
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(result) = self.result_of(wish) {
+                return result.map_err(io::Error::from);
+            }
+            changed.await;
+        }
+    }
+
+    /// Number of the wish; `None`: it is so already.
+    fn ask(self: &Arc<Self>, change: impl FnOnce(&mut Settings)) -> Option<u64> {
+        let mut state = self.lock();
+        change(&mut state.wanted);
+        if !state.queued && state.wanted == state.applied {
+            return None;
+        }
+        state.asked += 1;
+        if !mem::replace(&mut state.queued, true) {
+            self.queue();
+        }
+        Some(state.asked)
+    }
+
+    fn result_of(&self, wish: u64) -> Option<Result<(), Errno>> {
+        let state = self.lock();
+        (state.done >= wish).then_some(state.result)
+    }
+
+    fn queue(self: &Arc<Self>) {
+        let control = Arc::clone(self);
+        self.helper.run(move || control.work());
+    }
+
+    /// On the helper's thread: settles all wishes so far. Those that come meanwhile queue behind other taps.
+    fn work(self: &Arc<Self>) {
+        let (wish, wanted, mut applied) = {
+            let state = self.lock();
+            (state.asked, state.wanted, state.applied)
+        };
+        let result = self.apply(wanted, &mut applied);
+        let result = result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        let mut state = self.lock();
+        (state.applied, state.done, state.result) = (applied, wish, result);
+        state.queued = state.asked > wish;
+        if state.queued {
+            self.queue();
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    fn apply(&self, wanted: Settings, applied: &mut Settings) -> io::Result<()> {
+        while applied.queues < wanted.queues {
+            self.use_queue(applied.queues, true)?;
+            applied.queues += 1;
+        }
+        while applied.queues > wanted.queues {
+            self.use_queue(applied.queues - 1, false)?;
+            applied.queues -= 1;
+        }
+        if applied.offloads != wanted.offloads {
+            let Some(first) = self.queues.first() else { return Ok(()) };
+            ioctl::set_offloads(first.as_fd(), wanted.offloads.tap_bits())?;
+            let before = mem::replace(&mut applied.offloads, wanted.offloads);
+            if !before.is_within(wanted.offloads) {
+                self.queues.iter().for_each(|queue| drop_packets(queue));
+            }
+        }
+        Ok(())
+    }
+
+    fn use_queue(&self, index: usize, used: bool) -> io::Result<()> {
+        self.queues.get(index).map_or(Ok(()), |queue| ioctl::use_queue(queue.as_fd(), used))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes what waits in a queue.
+fn drop_packets(queue: &OwnedFd) {
+    // What does not fit is lost, which is the purpose.
+    let mut start = [0; HEADER];
+    let dropped = (0..MOST_DROPPED).take_while(|_| rustix::io::read(queue, &mut start).is_ok()).count();
+    if dropped > 0 {
+        tracing::debug!(dropped, "packets that waited at a tap were dropped: they may be unfinished");
+    }
+}
+
+impl Drop for Control {
+    /// Closing a tap that is not persistent deletes it, which takes longer than any other call.
+    fn drop(&mut self) {
+        let queues = mem::take(&mut self.queues);
+        self.helper.run(move || drop(queues));
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("queues", &self.queues).finish_non_exhaustive()
+    }
+}
