@@ -446,3 +446,34 @@ fn sec_02_endless_output_leaves_turns_to_others() {
     assert!(turns > (64 << 20) / 8192 / 64, "{turns} turns for 64 MiB");
     assert_eq!(bench.count(RequestKind::Transmit), (1, 64 << 20));
 }
+
+#[test]
+fn sec_02_a_long_chain_passes_only_as_far_as_it_is_admitted() {
+    let (gate, log) = (Gate::new(), ConsoleLog::new(1 << 20));
+    let limiter = LimiterSeed::gated(gate.clone());
+    let mut bench = bench_with(ConsoleOutput::log(log.clone()), Options { limiter, ..options() });
+    // 64 MiB, and it could be 4 GiB.
+    bench.rig.send(&mut bench.tx, &[Buffer::readable(Rig::DATA, 1 << 20); 64]);
+    gate.let_through(3);
+    wait_until("three pieces were admitted", || gate.admissions() == 3);
+    bench.rig.settle();
+    assert_eq!((log.contents().len(), gate.admissions()), (3 * 8192, 3));
+    assert_eq!(gate.costs(), [Cost::write(8192); 3]);
+    assert_eq!((bench.tx.take_used(), bench.count(RequestKind::Transmit)), (None, (0, 0)));
+}
+
+#[test]
+fn a_pause_does_not_charge_output_again() {
+    let (gate, log) = (Gate::new(), ConsoleLog::new(1 << 20));
+    let limiter = LimiterSeed::gated(gate.clone());
+    let mut bench = bench_with(ConsoleOutput::log(log.clone()), Options { limiter, ..options() });
+    bench.print(&[b'x'; 20_000], 20_000);
+    gate.let_through(1);
+    wait_until("a piece was admitted", || gate.admissions() == 1);
+    bench.rig.suspend().unwrap();
+    bench.rig.resume().unwrap();
+    gate.open();
+    bench.printed();
+    assert_eq!(gate.costs(), [Cost::write(8192), Cost::write(8192), Cost::write(20_000 - 2 * 8192)]);
+    assert_eq!(log.contents().len(), 20_000);
+}

@@ -31,7 +31,8 @@ pub(super) async fn transmit(
     }
 }
 
-/// Hands the next chain on. At every await, `sent` says how much of it is done.
+/// Hands the next chain on, which may be 4 GiB long: so it is charged piece by piece, each an operation. At every await
+/// `sent` says how much of it is done, and nothing else is paid for.
 async fn transmit_one(
     queue: &Ordered,
     doorbell: &mut DoorbellListener,
@@ -44,11 +45,13 @@ async fn transmit_one(
         return queue.refuse(&chain, "a part for the device to write");
     }
     let len = chain.readable_len();
-    queue.admit(doorbell, Cost::write(len.saturating_sub(u64::from(sent.get())))).await?;
     let waiting = InFlight::begin(&queue.metrics);
     while u64::from(sent.get()) < len {
         let room = queue.wait_for(doorbell, output.room()).await?;
-        send(queue, &chain, output, sent, room)?;
+        let left = len.saturating_sub(sent.get().into());
+        let piece = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK).min(room);
+        queue.admit(doorbell, Cost::write(piece as u64)).await?;
+        send(queue, &chain, output, sent, piece)?;
         if u64::from(sent.get()) < len {
             queue.spend().await;
         }
@@ -60,18 +63,17 @@ async fn transmit_one(
     Ok(())
 }
 
-/// Hands on the next bytes of the chain, as far as there is `room`.
+/// Hands on the next `piece` bytes of the chain, at most [`CHUNK`], as far as there is room.
 fn send(
     queue: &Ordered,
     chain: &Chain,
     output: &ConsoleOutput,
     sent: &Cell<u32>,
-    room: usize,
+    piece: usize,
 ) -> Result<(), QueueError> {
     let mut buffer = [0; CHUNK];
     let from = u64::from(sent.get());
-    let left = usize::try_from(chain.readable_len().saturating_sub(from)).unwrap_or(CHUNK);
-    let bytes = buffer.get_mut(..left.min(room).min(CHUNK)).unwrap_or_default();
+    let bytes = buffer.get_mut(..piece).unwrap_or_default();
     // The chain was checked as a whole and has these bytes; if not, that is our mistake, and breaks the queue.
     chain.copy_out(&queue.ram, from, bytes).map_err(|error| QueueError::Ring(error.to_string()))?;
     let put = output.put(bytes);

@@ -19,6 +19,7 @@ on_both_engines!(
     writes_wait_for_reads_only_where_both_need_the_same_meter,
     a_device_that_waits_holds_up_no_other,
     a_request_is_charged_to_all_levels_or_none,
+    sec_02_a_limit_that_becomes_slow_holds_up_no_other_device,
     waiters_go_by_limits_that_were_changed,
     levels_without_limits_never_wait_and_count_beside_one_that_has,
     a_restored_level_goes_on_where_it_was,
@@ -275,6 +276,28 @@ fn a_request_is_charged_to_all_levels_or_none(engine: EngineKind) {
         device.change(&Limits { total: operations(0, HOUR), ..Limits::default() }, MonoTime::now()).unwrap();
         assert!(poll(&mut waiting).is_ready());
         assert_eq!(account(&vm).0, 4 * i128::try_from(HOUR.as_nanos()).unwrap());
+    });
+}
+
+fn sec_02_a_limit_that_becomes_slow_holds_up_no_other_device(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        let (slow, fast, vm) = (total(10, HOUR), total(10, HOUR), total(1, HOUR));
+        let (slow_disk, fast_disk) = (limiter(&cx, &[&slow, &vm]), limiter(&cx, &[&fast, &vm]));
+        fast_disk.admit(Cost::read(1)).await;
+        let mut waiting = pin!(slow_disk.admit(Cost::read(1)));
+        assert!(poll(&mut waiting).is_pending());
+        // While it waits for the VM, its device gets a limit, and that is spent.
+        slow.change(&Limits { total: operations(1, HOUR), ..Limits::default() }, MonoTime::now()).unwrap();
+        slow.commit(Cost::read(1), MonoTime::now());
+        vm.change(&Limits { total: operations(5, HOUR), ..Limits::default() }, MonoTime::now()).unwrap();
+        assert!(poll(&mut waiting).is_pending(), "its device has none");
+        assert_eq!((slow.stats().waiting.get(), vm.stats().waiting.get()), (1, 0));
+        for _ in 0..4 {
+            assert!(poll(&mut pin!(fast_disk.admit(Cost::read(1)))).is_ready(), "the VM has five");
+        }
+        slow.change(&Limits { total: operations(0, HOUR), ..Limits::default() }, MonoTime::now()).unwrap();
+        assert!(poll(&mut waiting).is_ready());
+        assert_eq!((slow.stats().operations.get(), vm.stats().operations.get()), (2, 6));
     });
 }
 

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::clock::MonoTime;
 use crate::timer::Timer;
+use level::Place;
 use shared::Application;
 
 pub use fair::{DEFAULT_WEIGHT, Fair, WEIGHTS};
@@ -255,7 +256,8 @@ impl Levels {
         at.is_some()
     }
 
-    /// Waits at one level after the other, keeping its place at each, and then does `act`.
+    /// Waits at one level after the other, keeping its place at each as long as those before have tokens for it, and
+    /// then does `act`.
     async fn wait<T>(
         &self,
         cost: Cost,
@@ -274,8 +276,9 @@ impl Levels {
                 }
             }
             // A limit may have been changed while the request waited at the next one.
-            let (due, now) = (self.due(cost).max(asked), MonoTime::now());
-            if due > now {
+            let due = self.due(cost).max(asked);
+            if due > MonoTime::now() {
+                self.go_back(&mut places, cost);
                 continue;
             }
             let Some(member) = &self.member else {
@@ -291,6 +294,16 @@ impl Levels {
                 return act(Admission { at: due, application: Some(application) });
             }
             // Or then; what it was granted goes back.
+            drop(application);
+            self.go_back(&mut places, cost);
+        }
+    }
+
+    /// Gives up the places beyond the first level that has no tokens (any more): there it would hold up others.
+    fn go_back(&self, places: &mut Vec<Place>, cost: Cost) {
+        let now = MonoTime::now();
+        if let Some(short) = self.local.iter().position(|level| level.due(cost).at > now) {
+            places.truncate(short + 1);
         }
     }
 

@@ -14,6 +14,7 @@ on_both_engines!(
     a_waiter_is_woken_from_another_thread,
     a_vm_has_its_first_request_of_a_lane_in_the_queue,
     what_a_vm_may_not_have_goes_back_to_its_tenant,
+    sec_02_a_device_that_lacks_tokens_holds_up_no_other_at_the_tenant,
     a_vm_that_goes_away_holds_up_nobody,
 );
 
@@ -130,6 +131,27 @@ fn what_a_vm_may_not_have_goes_back_to_its_tenant(engine: EngineKind) {
         }
         assert!(poll(&mut pin!(other.admit(Cost::read(1)))).is_pending());
         assert_eq!(vm.stats().operations.get(), 2);
+    });
+}
+
+fn sec_02_a_device_that_lacks_tokens_holds_up_no_other_at_the_tenant(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        let tenant = shared(1, HOUR);
+        let member = tenant.member(DEFAULT_WEIGHT);
+        let slow = Level::new(&Limits::default(), MonoTime::now()).unwrap();
+        let slow_disk = Limiter::within(cx.timer(), vec![slow.clone()], &member);
+        let fast_disk = Limiter::within(cx.timer(), Vec::new(), &member);
+        fast_disk.admit(Cost::read(1)).await;
+        let mut waiting = pin!(slow_disk.admit(Cost::read(1)));
+        assert!(poll(&mut waiting).is_pending());
+        slow.change(&total(1, HOUR), MonoTime::now()).unwrap();
+        slow.commit(Cost::read(1), MonoTime::now());
+        tenant.change(&total(5, HOUR), MonoTime::now()).unwrap();
+        assert!(poll(&mut waiting).is_pending(), "its device has none");
+        assert_eq!((slow.stats().waiting.get(), tenant.stats().waiting.get()), (1, 0));
+        for _ in 0..5 {
+            assert!(poll(&mut pin!(fast_disk.admit(Cost::read(1)))).is_ready(), "the tenant has five");
+        }
     });
 }
 
