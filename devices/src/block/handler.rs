@@ -51,11 +51,7 @@ impl RequestHandler for Handler {
         let shape = Shape { readable: chain.readable_len(), writable: chain.writable_len() };
         let request =
             Request::parse(shape, &self.shared.rules.get(), |from, buf| Ok(chain.copy_out(ram, from, buf)?));
-        let cost = match request.kind {
-            RequestKind::Read => Cost::read(request.bytes()),
-            RequestKind::Write | RequestKind::WriteZeroes => Cost::write(request.bytes()),
-            _ => Cost::other(),
-        };
+        let cost = self.shared.cost(&request);
         (request, cost)
     }
 
@@ -88,6 +84,18 @@ fn answer(ram: &GuestRam, chain: &Chain, status: Status, written: u64) -> u32 {
 }
 
 impl Shared {
+    /// What limits charge: the bytes that the host moves for it. What is refused is an operation all the same.
+    fn cost(&self, request: &Request) -> Cost {
+        let Extent { offset, len } = request.extent();
+        match request.kind {
+            RequestKind::Read => Cost::read(self.disk.bytes_to_read(offset, len)),
+            RequestKind::Write | RequestKind::WriteZeroes => {
+                Cost::write(self.disk.bytes_to_write(offset, len))
+            }
+            _ => Cost::other(),
+        }
+    }
+
     async fn run(&self, ram: &GuestRam, chain: &Chain, command: Command) -> Result<Done, BlockError> {
         match command {
             Command::Read(extent) => self.read(ram, chain, extent).await,

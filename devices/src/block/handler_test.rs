@@ -106,6 +106,22 @@ fn a_bad_segment_keeps_the_good_ones_from_being_done() {
 }
 
 #[test]
+fn sec_02_a_cost_is_what_the_disk_moves_for_it() {
+    let mut bench = Bench::new();
+    bench.disk.set_info(|info| info.block_size = 4096);
+    let cost = |bench: &mut Bench, kind, data: Part| {
+        bench.header(kind, 0);
+        bench.start(&[(HEADER, 16, false), data, (STATUS, 1, true)]).0
+    };
+    assert_eq!(cost(&mut bench, IN, (DATA, 512, true)), Cost::read(4096));
+    assert_eq!(cost(&mut bench, OUT, (DATA, 4096, false)), Cost::write(4096));
+    assert_eq!(cost(&mut bench, OUT, (DATA, 512, false)), Cost::write(8192), "it reads the block first");
+    let list = segments(&bench, &[(0, 9, 0)]);
+    assert_eq!(cost(&mut bench, WRITE_ZEROES, list), Cost::write(16_384));
+    assert_eq!(cost(&mut bench, IN, (DATA, 1000, true)), Cost::read(0), "refused");
+}
+
+#[test]
 fn a_cost_is_what_the_request_moves() {
     let mut bench = Bench::new();
     let cost = |bench: &mut Bench, kind, data: Part| {

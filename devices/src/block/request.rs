@@ -134,13 +134,12 @@ impl Request {
         Self { kind, command: command(&header, shape, rules, &mut copy) }
     }
 
-    /// Bytes of data that it moves between guest and disk, for limits: a discard moves none, write-zeroes what
-    /// it zeroes.
-    pub fn bytes(&self) -> u64 {
-        match &self.command {
-            Ok(Command::Read(extent) | Command::Write(extent)) => extent.len,
-            Ok(Command::WriteZeroes(zero)) => zero.extent.len,
-            Ok(Command::Flush | Command::GetId | Command::Discard(_)) | Err(_) => 0,
+    /// The part of the disk whose contents it reads or writes, for limits: that of write-zeroes, and none of a discard.
+    pub fn extent(&self) -> Extent {
+        match self.command {
+            Ok(Command::Read(extent) | Command::Write(extent)) => extent,
+            Ok(Command::WriteZeroes(zero)) => zero.extent,
+            Ok(Command::Flush | Command::GetId | Command::Discard(_)) | Err(_) => Extent { offset: 0, len: 0 },
         }
     }
 }

@@ -64,7 +64,7 @@ fn a_read_is_all_writable_bytes_but_the_last() {
 #[test]
 fn a_write_is_all_readable_bytes_after_the_header() {
     let request = with_data(VIRTIO_BLK_T_OUT, 7, 512, 1);
-    assert_eq!((request.kind, request.bytes()), (RequestKind::Write, 512));
+    assert_eq!((request.kind, request.extent().len), (RequestKind::Write, 512));
     assert_eq!(request.command.unwrap(), Command::Write(Extent { offset: 7 * 512, len: 512 }));
 }
 
@@ -163,7 +163,7 @@ fn sec_07_a_header_or_status_that_is_not_there_is_an_error() {
 #[test]
 fn segments_of_discard() {
     let request = with_segments(VIRTIO_BLK_T_DISCARD, &[segment(0, 8, 0), segment(990, 10, 0)]);
-    assert_eq!((request.kind, request.bytes()), (RequestKind::Discard, 0));
+    assert_eq!((request.kind, request.extent().len), (RequestKind::Discard, 0));
     let extents = vec![Extent { offset: 0, len: 4096 }, Extent { offset: 990 * 512, len: 5120 }];
     assert_eq!(request.command.unwrap(), Command::Discard(extents));
 }
@@ -172,7 +172,7 @@ fn segments_of_discard() {
 fn the_segment_of_write_zeroes() {
     for (flags, may_unmap) in [(0, false), (1, true)] {
         let request = with_segments(VIRTIO_BLK_T_WRITE_ZEROES, &[segment(990, 10, flags)]);
-        assert_eq!((request.kind, request.bytes()), (RequestKind::WriteZeroes, 5120));
+        assert_eq!((request.kind, request.extent().len), (RequestKind::WriteZeroes, 5120));
         let extent = Extent { offset: 990 * 512, len: 5120 };
         assert_eq!(request.command.unwrap(), Command::WriteZeroes(ZeroExtent { extent, may_unmap }));
     }

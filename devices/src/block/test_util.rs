@@ -146,6 +146,15 @@ impl Disk for TestDisk {
         self.lock().info
     }
 
+    fn bytes_to_read(&self, _offset: u64, len: u64) -> u64 {
+        len.next_multiple_of(self.info().block_size.into())
+    }
+
+    fn bytes_to_write(&self, offset: u64, len: u64) -> u64 {
+        let whole = self.bytes_to_read(offset, len);
+        if whole == len { len } else { 2 * whole }
+    }
+
     fn read(&self, lease: Lease, offset: u64) -> DiskFuture<'_, (io::Result<()>, Lease)> {
         Box::pin(async move {
             let len = lease.len();

@@ -42,6 +42,13 @@ impl Span {
         Self { start, len: small(end - start), head: small(offset - start), wanted: small(wanted) }
     }
 
+    /// All pieces of `len` bytes at `offset`.
+    pub(super) fn all(offset: u64, len: u64, alignment: Alignment) -> impl Iterator<Item = Self> {
+        let piece = move |done| Self::new(offset + done, len - done, alignment);
+        let end = move |done: &u64| *done < len;
+        std::iter::successors(Some(0), |done| Some(done + PIECE)).take_while(end).map(piece)
+    }
+
     /// True if it is whole blocks by itself.
     pub(super) fn is_whole(&self) -> bool {
         self.head == 0 && self.wanted == self.len

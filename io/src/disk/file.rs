@@ -168,6 +168,15 @@ impl FileDisk {
         Ok(done)
     }
 
+    /// The sum over the pieces in which a range is moved if it is not whole blocks; `None` if it is.
+    fn sum_of_pieces(&self, offset: u64, len: u64, of: impl Fn(&Span) -> usize) -> Option<u64> {
+        let block = u64::from(self.alignment.offset);
+        if offset.is_multiple_of(block) && len.is_multiple_of(block) {
+            return None;
+        }
+        Some(Span::all(offset, len, self.alignment).map(|span| of(&span) as u64).sum())
+    }
+
     fn is_aligned(&self, lease: &Lease, done: u64, offset: u64) -> bool {
         let Alignment { memory, offset: block } = self.alignment;
         block == 1 || (offset.is_multiple_of(u64::from(block)) && lease.is_aligned(done, memory, block))
@@ -326,6 +335,15 @@ impl Disk for FileDisk {
 
     fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> DiskFuture<'_, io::Result<()>> {
         Box::pin(self.zero(offset, len, may_unmap))
+    }
+
+    fn bytes_to_read(&self, offset: u64, len: u64) -> u64 {
+        self.sum_of_pieces(offset, len, |span| span.len).unwrap_or(len)
+    }
+
+    fn bytes_to_write(&self, offset: u64, len: u64) -> u64 {
+        let moved = |span: &Span| if span.is_whole() { span.len } else { 2 * span.len };
+        self.sum_of_pieces(offset, len, moved).unwrap_or(len)
     }
 
     fn refresh_size(&self) -> io::Result<u64> {

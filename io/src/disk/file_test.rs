@@ -19,6 +19,7 @@ on_both_engines!(
     a_disk_of_large_blocks_is_what_was_written_last,
     a_direct_disk_is_what_was_written_last,
     only_unaligned_requests_are_copied,
+    sec_02_what_is_charged_is_what_is_moved,
     requests_beside_each_other_in_a_block_do_not_undo_each_other,
     large_requests_are_served_whatever_their_alignment,
     sec_12_a_file_made_shorter_is_an_error_and_no_old_memory,
@@ -213,6 +214,22 @@ fn only_unaligned_requests_are_copied(engine: EngineKind) {
                 assert_eq!(copies.get(), copied, "{use_:?} {gpa:#x} {len} {offset}");
             }
         }
+    });
+}
+
+fn sec_02_what_is_charged_is_what_is_moved(engine: EngineKind) {
+    with_disk(engine, open_aligned(SIZE, LARGE).1, |_, disk, _, _| async move {
+        let moved = |offset, len| (disk.bytes_to_read(offset, len), disk.bytes_to_write(offset, len));
+        assert_eq!(moved(4096, 8192), (8192, 8192));
+        assert_eq!((moved(0, 512), moved(8192 - 512, 1024)), ((4096, 8192), (8192, 16_384)));
+        assert_eq!(moved(0, 0), (0, 0));
+        // Two whole pieces, and a part of a block that is read first.
+        assert_eq!(moved(4096, 2 * PIECE + 512), (2 * PIECE + 4096, 2 * PIECE + 8192));
+        // Every piece has parts of blocks.
+        assert_eq!(moved(512, 2 * PIECE), (2 * (PIECE + 4096), 4 * (PIECE + 4096)));
+    });
+    with_disk(engine, open(SIZE).1, |_, disk, _, _| async move {
+        assert_eq!((disk.bytes_to_read(512, 512), disk.bytes_to_write(512, 512)), (512, 512));
     });
 }
 

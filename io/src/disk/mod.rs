@@ -84,6 +84,18 @@ pub trait Disk {
     /// What the host says; part of it may have been zeroed.
     fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> DiskFuture<'_, io::Result<()>>;
 
+    /// Bytes that the host moves for a read of this range, as limits count them: more than `len` where it can move whole
+    /// blocks only.
+    fn bytes_to_read(&self, _offset: u64, len: u64) -> u64 {
+        len
+    }
+
+    /// Bytes that the host moves for a write of this range, in either direction: blocks that are written in part are
+    /// read first.
+    fn bytes_to_write(&self, _offset: u64, len: u64) -> u64 {
+        len
+    }
+
     /// Looks how large the disk is now, and gives its size in bytes.
     ///
     /// # Errors
