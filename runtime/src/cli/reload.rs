@@ -106,15 +106,15 @@ fn changed_tenant<'a>(old: &VmConfig, new: &'a VmConfig) -> CliResult<Option<&'a
     Ok(new.filter(|_| old != new))
 }
 
-/// The devices with other limits than before, and the change for each.
+/// The devices with other limits than before, and the change for each. A device that is not in the new file keeps those
+/// that it has, as it stays itself.
 fn changed_devices(old: &VmConfig, new: &VmConfig) -> Vec<(String, RateLimiter)> {
-    let of = |config: &VmConfig, id: &str| {
-        let same = |drive: &&Drive| drive.drive_id == id;
-        config.drives.iter().find(same).and_then(|drive| drive.rate_limiter).unwrap_or_default()
+    let changed = |old: &Drive| {
+        let new = new.drives.iter().find(|new| new.drive_id == old.drive_id)?;
+        let change = change(old.rate_limiter.unwrap_or_default(), new.rate_limiter.unwrap_or_default())?;
+        Some((old.drive_id.clone(), change))
     };
-    let disks = old.drives.iter().map(|drive| drive.drive_id.as_str());
-    let mut changes: Vec<_> =
-        disks.filter_map(|id| Some((id.to_owned(), change(of(old, id), of(new, id))?))).collect();
+    let mut changes: Vec<_> = old.drives.iter().filter_map(changed).collect();
     if let (Some(old), Some(new)) = (old.entropy, new.entropy) {
         let change = change(old.rate_limiter.unwrap_or_default(), new.rate_limiter.unwrap_or_default());
         changes.extend(change.map(|change| (ENTROPY_ID.to_owned(), change)));
@@ -153,6 +153,13 @@ mod tests {
         let bytes_only = RateLimiter { ops: None, ..both };
         assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(both))), [("data".into(), bytes_only)]);
         assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(fast))), [("data".into(), fast)]);
+    }
+
+    #[test]
+    fn sec_02_a_device_that_is_gone_from_the_file_keeps_its_limits() {
+        let mut limited = disk(Some(RateLimiter::bytes(1 << 20)));
+        limited.entropy.as_mut().unwrap().rate_limiter = Some(RateLimiter::operations(10));
+        assert_eq!(changed_devices(&limited, &VmConfig::new("blkbench")), []);
     }
 
     #[test]
