@@ -1,10 +1,12 @@
 use std::task::{Context, Waker};
 
+use ringlet_io::limiter::LimitError;
 use ringlet_io::{Cost, EngineKind, Gate, LimiterSeed};
 use ringlet_metrics::{DeviceKind, GuestErrorKind};
 
 use super::*;
 use crate::testing::{Buffer, DriverQueue, Options, Rig, Subject, wait_until};
+use crate::virtio::WorkerError;
 use crate::virtio::spec::{feature, register, status};
 
 /// A console and what is on both of its sides.
@@ -445,6 +447,14 @@ fn sec_02_endless_output_leaves_turns_to_others() {
     let turns = turn(&bench.rig) - before;
     assert!(turns > (64 << 20) / 8192 / 64, "{turns} turns for 64 MiB");
     assert_eq!(bench.count(RequestKind::Transmit), (1, 64 << 20));
+}
+
+#[test]
+fn limits_that_cannot_be_are_an_error_and_not_a_wait() {
+    let limiter = LimiterSeed::new(|_, _| Err(LimitError::Depth));
+    let rig = Rig::new(subject(pipe(1).1, ConsoleOutput::discard()), Options { limiter, ..options() });
+    let error = rig.stop().unwrap_err();
+    assert!(matches!(&error, WorkerError::Device { device, .. } if device == "console0"), "{error}");
 }
 
 #[test]

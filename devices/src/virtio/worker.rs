@@ -116,7 +116,11 @@ impl Worker {
             }
         }
         let (cx, owner) = (cx.clone(), owner.clone());
-        let (budget, deferred, limiter) = (cx.budget(&owner), VecDeque::new(), limiter.plant(&cx, &owner));
+        let (budget, deferred) = (cx.budget(&owner), VecDeque::new());
+        let limiter = limiter.plant(&cx, &owner).map_err(|error| WorkerError::Device {
+            device: device.identity().id.clone(),
+            source: io::Error::other(error),
+        })?;
         Ok(Self {
             cx,
             owner,

@@ -2,33 +2,39 @@
 
 use std::fmt;
 
-use super::{Gate, Limiter};
+use super::{Gate, LimitError, Limiter};
 use crate::owner::Owner;
 use crate::shard::ShardContext;
 
-type Make = dyn FnOnce(&ShardContext, &Owner) -> Limiter + Send;
+type Make = dyn FnOnce(&ShardContext, &Owner) -> Result<Limiter, LimitError> + Send;
 
 /// Makes a [`Limiter`], which is `!Send`, on its shard.
 pub struct LimiterSeed(Box<Make>);
 
 impl LimiterSeed {
     /// What `make` gives.
-    pub fn new(make: impl FnOnce(&ShardContext, &Owner) -> Limiter + Send + 'static) -> Self {
+    pub fn new<F>(make: F) -> Self
+    where
+        F: FnOnce(&ShardContext, &Owner) -> Result<Limiter, LimitError> + Send + 'static,
+    {
         Self(Box::new(make))
     }
 
     /// No limits.
     pub fn unlimited() -> Self {
-        Self::new(|_, _| Limiter::unlimited())
+        Self::new(|_, _| Ok(Limiter::unlimited()))
     }
 
     /// What `gate` lets through. For tests.
     pub fn gated(gate: Gate) -> Self {
-        Self::new(|_, _| Limiter::gated(gate))
+        Self::new(|_, _| Ok(Limiter::gated(gate)))
     }
 
     /// Makes the limiter of one of `owner`'s devices.
-    pub fn plant(self, cx: &ShardContext, owner: &Owner) -> Limiter {
+    ///
+    /// # Errors
+    /// [`LimitError`]: a limit cannot be.
+    pub fn plant(self, cx: &ShardContext, owner: &Owner) -> Result<Limiter, LimitError> {
         (self.0)(cx, owner)
     }
 }

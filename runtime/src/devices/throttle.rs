@@ -4,7 +4,7 @@
 //! be set while the VM runs.
 
 use ringlet_io::limiter::{Level, LimitError, Limits, Shared};
-use ringlet_io::{Gate, Limiter, LimiterSeed, MonoTime, Owner, ShardContext};
+use ringlet_io::{Limiter, LimiterSeed, MonoTime, Owner, ShardContext};
 
 use crate::config::DiskLimits;
 
@@ -38,13 +38,7 @@ pub(crate) fn seed(id: &str, limits: DeviceLimits) -> Result<LimiterSeed, LimitE
     own.check()?;
     disks.iter().try_for_each(|disks| disks.limits.limits().check())?;
     let id = id.to_owned();
-    Ok(LimiterSeed::new(move |cx, owner| {
-        plant(cx, owner, &id, &own, disks.as_ref()).unwrap_or_else(|error| {
-            // They were checked. Should that be wrong, nothing passes rather than everything.
-            tracing::error!(%error, device = id, "a limit that was checked cannot be");
-            Limiter::gated(Gate::new())
-        })
-    }))
+    Ok(LimiterSeed::new(move |cx, owner| plant(cx, owner, &id, &own, disks.as_ref())))
 }
 
 fn plant(
