@@ -139,7 +139,9 @@ impl Request {
         match self.command {
             Ok(Command::Read(extent) | Command::Write(extent)) => extent,
             Ok(Command::WriteZeroes(zero)) => zero.extent,
-            Ok(Command::Flush | Command::GetId | Command::Discard(_)) | Err(_) => Extent { offset: 0, len: 0 },
+            Ok(Command::Flush | Command::GetId | Command::Discard(_)) | Err(_) => {
+                Extent { offset: 0, len: 0 }
+            }
         }
     }
 }

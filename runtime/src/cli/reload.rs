@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn sec_02_a_device_that_is_gone_from_the_file_keeps_its_limits() {
+    fn a_device_that_is_gone_from_the_file_keeps_its_limits() {
         let mut limited = disk(Some(RateLimiter::bytes(1 << 20)));
         limited.entropy.as_mut().unwrap().rate_limiter = Some(RateLimiter::operations(10));
         assert_eq!(changed_devices(&limited, &VmConfig::new("blkbench")), []);
