@@ -168,7 +168,7 @@ impl Thread {
 
 impl KickTarget for Thread {
     fn kick(&self) {
-        // SAFETY: `Control` calls this only while the thread is alive (it leaves under the same lock).
+        // SAFETY: `Control` calls this only while the thread is alive (it waits for kicks under way before it ends).
         let sent =
             kick_signals().into_iter().any(|signal| unsafe { libc::pthread_kill(self.0, signal) } == 0);
         debug_assert!(sent, "a signal below SIGRTMIN can always be sent to a live thread");

@@ -1,22 +1,31 @@
 //! The state machine between one vCPU thread and everybody who wants something of it.
 //!
-//! Owns what is asked of the vCPU ([`Request`]) and what it is doing ([`Status`]). A request never gets
-//! lost: it is stored first, then the thread is kicked; the thread looks at it before every `KVM_RUN`, and
+//! Owns what is asked of the vCPU ([`Request`]) and what it is doing ([`Status`]), as one atomic word. A request never
+//! gets lost: it is stored first, then the thread is kicked; the thread looks at it before every `KVM_RUN`, and
 //! a kick that arrives before `KVM_RUN` makes that call return at once, because the kick's signal stays
 //! pending. Knows neither KVM nor devices.
+//!
+//! Nobody who asks or looks waits for the vCPU's thread, which a low weight may keep from its CPU at any point: there is
+//! no lock that it shares with them but that of what it leaves behind at its end.
+
+use std::time::{Duration, Instant};
 
 #[cfg(not(all(test, ringlet_loom)))]
 use std::sync::{
-    Condvar, Mutex, MutexGuard,
+    Mutex, PoisonError,
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
-use std::time::Instant;
 
 #[cfg(all(test, ringlet_loom))]
 use loom::sync::{
-    Condvar, Mutex, MutexGuard,
+    Mutex,
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
+#[cfg(all(test, ringlet_loom))]
+use std::sync::PoisonError;
+
+use super::bell::Bell;
+use super::target::Target;
 
 /// What the vCPU is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +39,7 @@ pub(crate) enum Request {
 
 /// What the vCPU thread is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Status {
     /// In or about to enter the guest.
     Running,
@@ -54,24 +64,68 @@ pub(crate) enum Flow {
 }
 
 /// How a thread is brought out of the guest.
-pub(crate) trait KickTarget: Send {
+pub(crate) trait KickTarget: Send + Sync {
     fn kick(&self);
 }
 
-struct Inner<T, E> {
-    request: Request,
-    status: Status,
-    thread: Option<T>,
-    end: Option<E>,
+/// What is asked and what is done, of one moment: the request in the low two bits, the status above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State(u8);
+
+impl State {
+    const fn new(request: Request, status: Status) -> Self {
+        Self(request as u8 | (status as u8) << 2)
+    }
+
+    fn request(self) -> Request {
+        match self.0 & 3 {
+            0 => Request::Run,
+            1 => Request::Pause,
+            _ => Request::Stop,
+        }
+    }
+
+    fn status(self) -> Status {
+        match self.0 >> 2 {
+            0 => Status::Running,
+            1 => Status::Paused,
+            2 => Status::WaitingForShard,
+            3 => Status::Throttled,
+            _ => Status::Finished,
+        }
+    }
+}
+
+/// How long a parked vCPU has to stay so, if it is asked to run.
+enum Until {
+    Now,
+    Moment(Instant),
+    /// Until the bell rings, and then it looks again.
+    Rung,
+}
+
+impl Until {
+    /// `None` if it need not wait, else how long at most, if there is an end.
+    fn left(self) -> Option<Option<Duration>> {
+        match self {
+            Self::Now => None,
+            Self::Moment(at) => {
+                at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).map(Some)
+            }
+            Self::Rung => Some(None),
+        }
+    }
 }
 
 /// One vCPU's requests and status. `T` is its thread, `E` what it leaves behind when it has finished.
 pub(crate) struct Control<T, E> {
-    inner: Mutex<Inner<T, E>>,
-    wake: Condvar,
-    /// Mirror of `inner.request`, for the look before every `KVM_RUN`.
-    request: AtomicU8,
+    state: AtomicU8,
+    /// Where the thread sleeps. Rung after every change that it may wait for.
+    bell: Bell,
+    thread: Target<T>,
     kicked: AtomicBool,
+    /// Locked by the thread before it is seen to have finished, and by others only after that.
+    end: Mutex<Option<E>>,
     /// Told after every change of status.
     changed: Box<dyn Fn() + Send + Sync>,
 }
@@ -79,51 +133,47 @@ pub(crate) struct Control<T, E> {
 impl<T: KickTarget, E> Control<T, E> {
     /// A vCPU that is paused and whose thread has not arrived yet.
     pub(crate) fn new(changed: Box<dyn Fn() + Send + Sync>) -> Self {
-        let inner = Inner { request: Request::Pause, status: Status::Paused, thread: None, end: None };
         Self {
-            inner: Mutex::new(inner),
-            wake: Condvar::new(),
-            request: AtomicU8::new(Request::Pause as u8),
+            state: AtomicU8::new(State::new(Request::Pause, Status::Paused).0),
+            bell: Bell::default(),
+            thread: Target::new(),
             kicked: AtomicBool::new(false),
+            end: Mutex::new(None),
             changed,
         }
     }
 
     /// Asks for something. Returns at once; [`Self::status`] tells when it has come true.
     pub(crate) fn ask(&self, request: Request) {
-        let mut inner = self.lock();
-        if inner.request == Request::Stop {
-            return;
-        }
-        inner.request = request;
-        self.request.store(request as u8, Ordering::SeqCst);
-        self.wake.notify_all();
-        self.kick(&inner);
+        let state = self.update(|state| match state.request() {
+            Request::Stop => state,
+            _ => State::new(request, state.status()),
+        });
+        self.alert(state);
     }
 
     /// Brings a running vCPU out of the guest, and lets a throttled one look again, without asking anything of it: what
     /// it will find was stored before.
     pub(crate) fn nudge(&self) {
-        let inner = self.lock();
-        self.wake.notify_all();
-        self.kick(&inner);
+        // A change, though to the same: a vCPU that does not run in this state sees, when it does, what was stored.
+        let state = self.update(|state| state);
+        self.alert(state);
     }
 
     /// Lets a waiting vCPU look again whether the shard has done what it waits for.
     pub(crate) fn shard_replied(&self) {
-        let _inner = self.lock();
-        self.wake.notify_all();
+        self.bell.ring();
     }
 
     pub(crate) fn status(&self) -> Status {
-        self.lock().status
+        self.state().status()
     }
 
     /// True if the vCPU is at rest: it runs no guest code until it is asked to.
     pub(crate) fn is_parked(&self) -> bool {
-        let inner = self.lock();
-        match inner.status {
-            Status::Paused | Status::WaitingForShard | Status::Throttled => inner.request != Request::Run,
+        let state = self.state();
+        match state.status() {
+            Status::Paused | Status::WaitingForShard | Status::Throttled => state.request() != Request::Run,
             Status::Finished => true,
             Status::Running => false,
         }
@@ -131,22 +181,25 @@ impl<T: KickTarget, E> Control<T, E> {
 
     /// Takes what the vCPU left behind; `None` before it has finished.
     pub(crate) fn take_end(&self) -> Option<E> {
-        self.lock().end.take()
+        if self.status() != Status::Finished {
+            return None;
+        }
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     // From here on: called by the vCPU's own thread only.
 
     /// The thread has arrived and can be kicked from now on.
     pub(crate) fn arrive(&self, thread: T) {
-        self.lock().thread = Some(thread);
+        self.thread.arrive(thread);
     }
 
     /// What to do before the next `KVM_RUN`.
     pub(crate) fn poll(&self) -> Flow {
-        match self.request.load(Ordering::SeqCst) {
-            r if r == Request::Run as u8 => Flow::Run,
-            r if r == Request::Pause as u8 => Flow::Pause,
-            _ => Flow::Stop,
+        match self.state().request() {
+            Request::Run => Flow::Run,
+            Request::Pause => Flow::Pause,
+            Request::Stop => Flow::Stop,
         }
     }
 
@@ -159,92 +212,84 @@ impl<T: KickTarget, E> Control<T, E> {
 
     /// Parks until asked to run or to stop.
     pub(crate) fn park(&self) -> Flow {
-        self.wait(Status::Paused, || true)
+        self.wait(Status::Paused, || Until::Now)
     }
 
     /// Parks until `ready` (looked at after every [`Self::shard_replied`]), and then for as long as the host
     /// wants the vCPU paused. [`Flow::Stop`] if it is to stop instead.
     pub(crate) fn wait_for_shard(&self, ready: impl Fn() -> bool) -> Flow {
-        self.wait(Status::WaitingForShard, ready)
+        self.wait(Status::WaitingForShard, || if ready() { Until::Now } else { Until::Rung })
     }
 
     /// Parks until `deadline`, as a vCPU that waits for its shard.
     pub(crate) fn wait_until(&self, deadline: Instant) -> Flow {
-        self.wait_timed(Status::WaitingForShard, || (deadline > Instant::now()).then_some(deadline))
+        self.wait(Status::WaitingForShard, || Until::Moment(deadline))
     }
 
     /// Parks for as long as `until` (looked at again after every [`Self::nudge`]) names a moment that has not come yet,
     /// and then for as long as the host wants the vCPU paused. [`Flow::Stop`] if it is to stop instead.
     pub(crate) fn throttle(&self, until: impl Fn() -> Option<Instant>) -> Flow {
-        self.wait_timed(Status::Throttled, until)
+        self.wait(Status::Throttled, || until().map_or(Until::Now, Until::Moment))
     }
 
     /// The thread leaves and must not be kicked any more.
     pub(crate) fn finish(&self, end: E) {
-        let mut inner = self.lock();
-        inner.thread = None;
-        inner.end = Some(end);
-        self.set_status(&mut inner, Status::Finished);
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+        self.thread.leave();
+        self.set_status(Status::Finished);
     }
 
-    fn wait(&self, status: Status, ready: impl Fn() -> bool) -> Flow {
-        let mut inner = self.lock();
-        self.set_status(&mut inner, status);
+    fn wait(&self, status: Status, until: impl Fn() -> Until) -> Flow {
+        self.set_status(status);
         loop {
-            match inner.request {
+            let heard = self.bell.heard();
+            let state = self.state();
+            match state.request() {
                 Request::Stop => return Flow::Stop,
-                Request::Run if ready() => break,
-                _ => inner = self.sleep(inner),
+                Request::Pause => self.bell.wait(heard, None),
+                Request::Run => match until().left() {
+                    Some(left) => self.bell.wait(heard, left),
+                    // Not if something else was asked for meanwhile.
+                    None if self.change(state, State::new(Request::Run, Status::Running)).is_ok() => break,
+                    None => {}
+                },
             }
         }
-        self.set_status(&mut inner, Status::Running);
+        (self.changed)();
         Flow::Run
     }
 
-    /// As [`Self::wait`], until a moment that `until` names.
-    fn wait_timed(&self, status: Status, until: impl Fn() -> Option<Instant>) -> Flow {
-        let mut inner = self.lock();
-        self.set_status(&mut inner, status);
-        loop {
-            match (inner.request, until()) {
-                (Request::Stop, _) => return Flow::Stop,
-                (Request::Run, None) => break,
-                (Request::Run, Some(at)) => {
-                    let left = at.saturating_duration_since(Instant::now());
-                    inner = match self.wake.wait_timeout(inner, left) {
-                        Ok((inner, _)) => inner,
-                        Err(poisoned) => poisoned.into_inner().0,
-                    };
-                }
-                (Request::Pause, _) => inner = self.sleep(inner),
-            }
+    /// Lets the vCPU look again, which was in this state.
+    fn alert(&self, state: State) {
+        self.bell.ring();
+        if state.status() == Status::Running && !self.kicked.swap(true, Ordering::SeqCst) {
+            self.thread.kick();
         }
-        self.set_status(&mut inner, Status::Running);
-        Flow::Run
     }
 
-    fn set_status(&self, inner: &mut Inner<T, E>, status: Status) {
-        inner.status = status;
+    fn set_status(&self, status: Status) {
+        self.update(|state| State::new(state.request(), status));
         (self.changed)();
     }
 
-    fn kick(&self, inner: &Inner<T, E>) {
-        // A finished thread has taken itself out under this very lock, so whoever is here is alive.
-        if let Some(thread) = &inner.thread
-            && inner.status == Status::Running
-            && !self.kicked.swap(true, Ordering::SeqCst)
-        {
-            thread.kick();
+    fn state(&self) -> State {
+        State(self.state.load(Ordering::SeqCst))
+    }
+
+    fn change(&self, from: State, to: State) -> Result<u8, u8> {
+        self.state.compare_exchange(from.0, to.0, Ordering::SeqCst, Ordering::SeqCst)
+    }
+
+    /// Changes the state and gives the new one.
+    fn update(&self, change: impl Fn(State) -> State) -> State {
+        let mut state = self.state();
+        loop {
+            let new = change(state);
+            match self.change(state, new) {
+                Ok(_) => return new,
+                Err(other) => state = State(other),
+            }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner<T, E>> {
-        // Every change under this lock is one assignment, so a panic under it leaves nothing half done.
-        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn sleep<'a>(&self, inner: MutexGuard<'a, Inner<T, E>>) -> MutexGuard<'a, Inner<T, E>> {
-        self.wake.wait(inner).unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -311,3 +311,38 @@ fn a_nudge_kicks_a_running_vcpu_and_asks_nothing_of_it() {
     vcpu.control.nudge();
     assert_eq!((vcpu.kicks.count(), vcpu.control.poll()), (1, Flow::Run));
 }
+
+/// Its thread has lost its CPU while it tells of a change, as one of low weight may for long.
+#[test]
+fn sec_02_whoever_is_told_of_a_change_never_waits_for_the_vcpus_thread() {
+    let (told, changes) = channel();
+    let (go_on, held) = channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let control: Arc<Control<Kicks, ()>> = Arc::new(Control::new(Box::new(move || {
+        let _ = told.send(());
+        let _ = held.lock().unwrap().recv_timeout(DEADLINE);
+    })));
+    control.arrive(Kicks::default());
+    let vcpu = spawn({
+        let control = Arc::clone(&control);
+        move || control.park()
+    });
+    changes.recv_timeout(DEADLINE).unwrap();
+    let (done, looked) = channel();
+    let shard = spawn({
+        let control = Arc::clone(&control);
+        move || {
+            assert_eq!((control.status(), control.is_parked()), (Status::Paused, true));
+            control.nudge();
+            control.shard_replied();
+            control.ask(Request::Stop);
+            assert_eq!(control.take_end(), None);
+            done.send(()).unwrap();
+        }
+    });
+    let waited = looked.recv_timeout(Duration::from_secs(10)).is_err();
+    drop(go_on);
+    shard.join().unwrap();
+    assert_eq!(vcpu.join().unwrap(), Flow::Stop);
+    assert!(!waited, "the shard waited for the vCPU's thread");
+}

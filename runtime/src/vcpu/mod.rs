@@ -4,9 +4,11 @@
 //! touches a device's state except through the buses, and executes the [`Action`] that an access asks for after
 //! every lock is released.
 
+mod bell;
 pub(crate) mod control;
 mod history;
 mod setup;
+mod target;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
