@@ -1,7 +1,10 @@
 //! Limits of VMs on real KVM, looked at from inside. A VM that is to be throttled for ever is charged an hour of event-loop
 //! time, so that no test depends on how long something takes.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use ringlet_metrics::VmState;
@@ -147,4 +150,48 @@ fn a_weight_is_the_niceness_of_every_vcpu() {
         block_on(seen.vm.set_limits(LimitsConfig::default().cpu_weight(10))).unwrap();
         assert_eq!(seen.niceness(), [weight::nice_from(own, 10); 2]);
     });
+}
+
+/// A vCPU's thread has lost its CPU while it looks at the account.
+#[test]
+fn sec_02_an_event_loop_that_sets_limits_never_waits_for_a_vcpus_thread() {
+    on_both_engines(|host| {
+        let (seen, other) = (Seen::launch(&host, &spin()), Seen::launch(&host, &spin()));
+        let account = seen.machine.cpu.lock();
+        let mut first = pin!(seen.vm.set_limits(fifth()));
+        let mut last = pin!(seen.vm.set_limits(LimitsConfig::default().cpu_max(30_000, 100_000)));
+        for change in [&mut first, &mut last] {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(change.as_mut().poll(&mut cx).is_pending(), "the command is sent now");
+        }
+        // The event loop serves others,
+        block_on(other.vm.pause()).unwrap();
+        drop(account);
+        block_on(async { tokio::join!(first, last) }).0.unwrap();
+        // and the order stays.
+        let state = seen.machine.cpu.lock();
+        let max = state.enforced.as_ref().map(|enforced| enforced.budget.max());
+        assert_eq!(max, Some(Max { quota: 30_000_000, period: 100_000_000 }));
+    });
+}
+
+/// A thread that has ended takes no weight.
+#[test]
+fn a_weight_that_not_all_threads_take_none_has() {
+    if !rustix::process::geteuid().is_root() {
+        // What was lowered could not be raised again.
+        return;
+    }
+    let ended = std::thread::spawn(Member::new).join().unwrap().unwrap();
+    let tried = std::thread::spawn(|| {
+        // Its weights are counted from the nice value 0.
+        let own = Member::new().unwrap();
+        let thread = own.thread;
+        set_nice(thread, 0, 50).unwrap();
+        let mut state =
+            State { members: vec![Some(own), None, Some(ended)], gone: 0, enforced: None, weight: 50 };
+        let refused = state.set_weight(10).is_err();
+        (refused, state.weight, getpriority_process(Some(thread)).unwrap())
+    });
+    assert_eq!(tried.join().unwrap(), (true, 50, weight::nice_from(0, 50)));
 }

@@ -8,12 +8,13 @@
 //! Locks: what is held here is never held while a vCPU is kicked or looked at.
 
 mod budget;
+mod change;
 mod member;
 mod pace;
 mod weight;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use ringlet_metrics::VmMetrics;
@@ -34,8 +35,8 @@ const LOOK_AGAIN: u64 = 1;
 /// A VM that uses less than this in a period does nothing but be woken to be looked at. Nanoseconds.
 const IDLE: u64 = 200_000;
 
-/// When the event loop looks again if a vCPU did at the same moment. Nanoseconds.
-const LOCKED: u64 = 200_000;
+/// When the event loop looks again, or tries to change a limit again, if a vCPU looked at the same moment.
+pub(crate) const LOCKED: Duration = Duration::from_micros(200);
 
 /// The CPU limits of one VM.
 pub(crate) struct CpuLimiter {
@@ -156,29 +157,6 @@ impl CpuLimiter {
         Flow::Run
     }
 
-    /// Changes the limits, whatever the VM does meanwhile. An error changes nothing.
-    pub(crate) fn set(&self, limits: CpuLimits) -> Result<()> {
-        let mut state = self.lock();
-        if limits.max.is_some() {
-            state.make_timers()?;
-        }
-        state.set_weight(limits.weight())?;
-        let now = self.now();
-        match limits.max {
-            Some(max) => state.set_max(max.into(), now, self.shard_nanos()),
-            None => {
-                state.tell(&self.metrics);
-                state.enforced = None;
-                state.members.iter_mut().flatten().for_each(|member| member.timers = None);
-            }
-        }
-        // Whoever runs or waits looks again under the new limit, and whoever is parked before it enters the guest.
-        self.until.store(LOOK_AGAIN, Ordering::SeqCst);
-        drop(state);
-        self.vcpus.iter().for_each(|vcpu| vcpu.nudge());
-        Ok(())
-    }
-
     /// Reads all clocks and settles the account. False if vCPU `index` may go on: then the timers are set.
     fn look(&self, index: usize) -> bool {
         let sleeps = sleeps_of_this_thread();
@@ -200,10 +178,10 @@ impl CpuLimiter {
     /// Looks without disturbing a vCPU, for one that sleeps and may wake with little left. Called by the event loop,
     /// which never waits here.
     pub(crate) fn inspect(&self) {
-        match self.state.try_lock() {
-            Ok(state) => drop(self.settle(state, None, State::watch_on)),
+        match self.try_lock() {
+            Some(state) => drop(self.settle(state, None, State::watch_on)),
             // A vCPU looks just now, and says what comes next.
-            Err(_) => self.watch.store(self.now().saturating_add(LOCKED), Ordering::SeqCst),
+            None => self.watch.store(nanos(self.origin.elapsed() + LOCKED), Ordering::SeqCst),
         }
     }
 
@@ -246,7 +224,7 @@ impl CpuLimiter {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.origin.elapsed())
     }
 
     /// What the event loop has spent on the VM.
@@ -254,9 +232,22 @@ impl CpuLimiter {
         self.metrics.shard_busy_nanos.get()
     }
 
+    /// Not on the event loop, which would wait for a thread that may have no CPU.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// CPU time that is left.
@@ -345,35 +336,6 @@ impl State {
         }
         if let Some(enforced) = &mut self.enforced {
             enforced.watch_at = 0;
-        }
-    }
-
-    fn set_weight(&mut self, weight: u32) -> Result<()> {
-        if weight == self.weight {
-            return Ok(());
-        }
-        let before = self.weight;
-        for member in self.members.iter_mut().flatten() {
-            if before == DEFAULT_CPU_WEIGHT {
-                member.nice = own_nice(member.thread)?;
-            }
-            set_nice(member.thread, member.nice, weight)?;
-        }
-        self.weight = weight;
-        Ok(())
-    }
-
-    fn make_timers(&mut self) -> Result<()> {
-        self.members.iter_mut().flatten().try_for_each(Member::make_timers)
-    }
-
-    fn set_max(&mut self, max: Max, now: u64, shard: u64) {
-        let used = self.read().saturating_add(shard);
-        match &mut self.enforced {
-            // The period goes on, with what is left of its quota.
-            Some(enforced) if enforced.budget.max() == max => {}
-            Some(enforced) => drop(enforced.budget.set_max(max, now, used)),
-            none => *none = Some(Enforced::new(max, now, used, shard)),
         }
     }
 

@@ -22,6 +22,7 @@
 mod life;
 mod phase;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ use ringlet_metrics::VmState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::LimitsConfig;
+use crate::cpu;
 use crate::devices::{Activity, Devices, Fault};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -95,7 +97,7 @@ pub(crate) struct VmTask {
 impl VmTask {
     /// Lives the VM's life. Returns when its outcome is published and its remains are with the reaper.
     pub(crate) async fn run(self, cx: ShardContext, pumps: Pumps, devices: Devices) {
-        let mut living = Living { vm: self, devices };
+        let mut living = Living { vm: self, devices, limits: VecDeque::new() };
         let cause = living.live(&cx).await;
         let outcome = living.conclude(cause);
         let outcome = living.stop_devices(outcome).await;
@@ -114,6 +116,8 @@ impl VmTask {
 struct Living {
     vm: VmTask,
     devices: Devices,
+    /// Limits that do not hold yet, because a vCPU had a look at what it has used.
+    limits: VecDeque<(LimitsConfig, Reply)>,
 }
 
 impl Living {
@@ -127,6 +131,7 @@ impl Living {
             phase = self.settle(phase);
             phase = self.apply(event, phase);
             phase = self.settle(phase);
+            self.set_limits();
             self.vm.life.publish(phase.state());
             if let Phase::Stopping(cause) = &mut phase
                 && self.vm.life.controls.iter().all(|vcpu| vcpu.status() == Status::Finished)
@@ -147,6 +152,7 @@ impl Living {
             }
             () = time_limit(cx, self.vm.deadline) => Event::TimeLimit,
             () = time_limit(cx, self.vm.machine.cpu.watch_at()) => Event::CpuWatch,
+            () = cx.timer().sleep(cpu::LOCKED), if !self.limits.is_empty() => Event::Changed,
             result = phase.devices_at_rest() => Event::Suspended(result),
             fault = self.devices.fault(), if !stopping => Event::Fault(fault),
         }
@@ -173,7 +179,7 @@ impl Living {
             Event::Command(VmCommand::Pause(reply)) => self.pause(phase, reply),
             Event::Command(VmCommand::Resume(reply)) => self.resume(phase, reply),
             Event::Command(VmCommand::SetLimits(limits, reply)) => {
-                let _ = reply.send(self.set_limits(&limits));
+                self.limits.push_back((limits, reply));
                 phase
             }
             Event::Command(VmCommand::LimitDevice { device, change, reply }) => {
@@ -189,10 +195,16 @@ impl Living {
         }
     }
 
-    /// The CPU's first: it may be refused.
-    fn set_limits(&self, limits: &LimitsConfig) -> Result<()> {
-        self.vm.machine.cpu.set(limits.cpu)?;
-        self.devices.limit_disks(&limits.disk).map_err(|error| bad_limit(&error))
+    /// Makes the limits hold that were asked for, in their order. What a vCPU is in the way of is left for later.
+    fn set_limits(&mut self) {
+        while let Some((limits, reply)) = self.limits.pop_front() {
+            // The CPU's first: it may be refused.
+            let Some(set) = self.vm.machine.cpu.set(limits.cpu) else {
+                return self.limits.push_front((limits, reply));
+            };
+            let disks = || self.devices.limit_disks(&limits.disk).map_err(|error| bad_limit(&error));
+            let _ = reply.send(set.and_then(|()| disks()));
+        }
     }
 
     fn start(&mut self, phase: Phase, reply: Reply) -> Phase {
