@@ -4,10 +4,11 @@
 //! starting and stopping queues, writes to the configuration) goes to the device's worker as a command, one at a
 //! time: the vCPU waits for the answer, and another vCPU that writes meanwhile waits and writes again. Reads
 //! never wait; neither do notifications and acknowledgements. Never calls a device, and does nothing outside
-//! while the mutex is held but queueing a command.
+//! while the mutex is held, lest it wakes somebody who wants the mutex. The shard never waits for it: a vCPU's thread
+//! may have no CPU while it holds it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use ringlet_io::{DoorbellSender, GuestRam};
 use ringlet_metrics::DeviceMetrics;
@@ -39,6 +40,15 @@ impl Shared {
     pub(super) fn registers(&self) -> MutexGuard<'_, Registers> {
         // Every change under this lock leaves the registers valid, so a panic under it does no harm.
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::registers`], for the shard: `None` while somebody else has them.
+    pub(super) fn try_registers(&self) -> Option<MutexGuard<'_, Registers>> {
+        match self.registers.try_lock() {
+            Ok(registers) => Some(registers),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -99,7 +109,7 @@ impl MmioTransport {
         };
         match effect {
             Effect::None => {}
-            Effect::Slow(command) => return Ok(self.ask(&mut registers, command)),
+            Effect::Slow(command) => return Ok(self.ask(registers, command)),
             // Under the lock, as the status is part of what the next write is judged by.
             Effect::AddStatus(bits) => signals.add_status(bits),
             Effect::ClearSignals => signals.reset(),
@@ -113,17 +123,28 @@ impl MmioTransport {
     }
 
     /// Hands a command to the worker and lets the vCPU wait for it.
-    fn ask(&self, registers: &mut Registers, command: GuestCommand) -> Action {
+    fn ask(&self, mut registers: MutexGuard<'_, Registers>, command: GuestCommand) -> Action {
         let link = &self.shared.link;
-        let ticket = Arc::new(Ticket::default());
-        let asked = Command::Guest { command, ticket: Arc::clone(&ticket) };
-        if link.is_gone() || self.commands.send(asked).is_err() {
+        if link.is_gone() {
             // The VM ends. Without a worker nothing changes, and nothing writes guest memory.
             return Action::None;
         }
-        let action = wait(link, &ticket, Then::Done);
-        registers.pending = Some(ticket);
-        action
+        let ticket = Arc::new(Ticket::default());
+        registers.pending = Some(Arc::clone(&ticket));
+        // Whoever the command wakes wants the registers. Nobody else hands one over while this one is pending.
+        drop(registers);
+        if self.commands.send(Command::Guest { command, ticket: Arc::clone(&ticket) }).is_err() {
+            self.nobody_takes(&ticket);
+            return Action::None;
+        }
+        wait(link, &ticket, Then::Done)
+    }
+
+    /// A command found no worker: nobody waits for it.
+    fn nobody_takes(&self, ticket: &Ticket) {
+        self.shared.registers().pending = None;
+        ticket.finish();
+        self.shared.link.wake();
     }
 
     fn ring(&self, queue: u16) {

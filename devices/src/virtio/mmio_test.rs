@@ -1,5 +1,7 @@
 //! Register files under scripts that no driver would write, and the handshake of slow writes.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use ringlet_io::EngineKind;
 use ringlet_metrics::GuestErrorKind;
@@ -7,6 +9,7 @@ use ringlet_metrics::GuestErrorKind;
 use crate::bus::{Action, Then};
 use crate::testing::{Options, Rig};
 use crate::virtio::conformance_test::subject;
+use crate::virtio::link::Ticket;
 use crate::virtio::spec::{register, status};
 
 fn rig() -> (Rig, Box<dyn Fn() + Send + Sync>) {
@@ -113,4 +116,42 @@ fn the_device_sees_writes_to_its_configuration() {
     assert_eq!(rig.errors(GuestErrorKind::BadWidth), 1, "unaligned");
     rig.write(register::STATUS, 0);
     assert_eq!(rig.read(register::CONFIG), 0, "a reset reaches the device");
+}
+
+/// A vCPU's thread has lost its CPU while it has the registers.
+#[test]
+fn sec_02_a_worker_never_waits_for_a_vcpus_thread() {
+    let (rig, release) = rig();
+    let mut queue = rig.bring_up(rig.offered()).swap_remove(1);
+    rig.send(&mut queue, &(subject().request)(&rig.ram, Rig::DATA));
+    crate::testing::wait_until("it is in flight", || rig.metrics.in_flight.get() == 1);
+    let reset = rig.begin_write(register::STATUS, &[0; 4]);
+    let registers = rig.transport.shared.registers();
+    release();
+    crate::testing::wait_until("the queue has drained", || rig.metrics.in_flight.get() == 0);
+    rig.settle();
+    assert!(!rig.is_over(&reset));
+    drop(registers);
+    assert_eq!(rig.finish_write(&reset), Then::Done);
+    assert_eq!(rig.status(), 0);
+}
+
+#[test]
+fn a_write_that_no_worker_takes_is_over() {
+    let (rig, release) = rig();
+    release();
+    let _ = rig.bring_up(rig.offered());
+    let second = {
+        let mut registers = rig.transport.shared.registers();
+        // What another vCPU has asked for and not yet handed over.
+        let ticket = Arc::new(Ticket::default());
+        registers.pending = Some(Arc::clone(&ticket));
+        ticket
+    };
+    let waiting = rig.begin_write(register::STATUS, &[0; 4]);
+    assert!(matches!(&waiting, Action::Wait(wait) if wait.then() == Then::Repeat));
+    rig.transport.nobody_takes(&second);
+    assert_eq!(rig.finish_write(&waiting), Then::Repeat);
+    rig.write(register::STATUS, 0);
+    assert_eq!(rig.status(), 0);
 }

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -30,13 +30,16 @@ use super::interrupt::QueueInterrupt;
 use super::link::Ticket;
 use super::mmio::Shared;
 use super::queue::Queue;
-use super::registers::GuestCommand;
+use super::registers::{GuestCommand, Registers};
 use super::spec::{register, status};
 use super::state::{QueueState, VirtioState};
 use super::window::Window;
 use crate::bus::Value;
 use crate::error::GuestError;
 use crate::state::StateError;
+
+/// When to look again for registers that a vCPU has, which takes it less than a microsecond if its thread has a CPU.
+const REGISTERS_TAKEN: Duration = Duration::from_micros(50);
 
 /// What a worker runs with, apart from the device.
 pub(super) struct Setup {
@@ -169,7 +172,7 @@ impl Worker {
                 let _ = answer.send(());
             }
             HostCommand::Save(answer) => {
-                let _ = answer.send(self.save());
+                let _ = answer.send(self.save().await);
             }
             HostCommand::Notice(event) => self.device.notice(event),
             // Handled by `run`, which it ends.
@@ -193,7 +196,7 @@ impl Worker {
         for index in 0..self.count() {
             let seat = self.seats.get_mut(usize::from(index));
             if let Some(state) = seat.and_then(|seat| seat.suspended.take()) {
-                self.start(index, Some(state))?;
+                self.start(index, Some(state)).await?;
             }
         }
         while let Some((command, ticket)) = self.deferred.pop_front() {
@@ -202,12 +205,12 @@ impl Worker {
         Ok(())
     }
 
-    fn save(&self) -> Result<VirtioState, WorkerError> {
+    async fn save(&self) -> Result<VirtioState, WorkerError> {
         let device = self.shared.identity.id.clone();
         if !self.suspended {
             return Err(WorkerError::NotSuspended { device });
         }
-        let registers = self.shared.registers();
+        let registers = self.registers().await;
         if registers.pending.is_some() {
             return Err(WorkerError::Busy { device });
         }
@@ -233,15 +236,15 @@ impl Worker {
             },
             GuestCommand::Start { bits } => {
                 self.shared.signals.add_status(bits);
-                for index in self.ready() {
-                    self.start(index, None)?;
+                for index in self.ready().await {
+                    self.start(index, None).await?;
                 }
             }
-            GuestCommand::StartQueue(index) => self.start(index, None)?,
+            GuestCommand::StartQueue(index) => self.start(index, None).await?,
             GuestCommand::StopQueue { index, reset } => {
                 self.stop(index..index.saturating_add(1)).await?;
                 self.shared.metrics.queue_resets.inc();
-                self.shared.registers().queue_stopped(index, reset);
+                self.registers().await.queue_stopped(index, reset);
             }
             GuestCommand::WriteConfig { offset, data, len } => {
                 let data = data.get(..len).unwrap_or_default();
@@ -250,7 +253,7 @@ impl Worker {
                 }
             }
         }
-        self.shared.registers().pending = None;
+        self.registers().await.pending = None;
         ticket.finish();
         self.shared.link.wake();
         Ok(())
@@ -263,7 +266,7 @@ impl Worker {
         for seat in &self.seats {
             self.shared.metrics.stray_notifications.add(seat.doorbell.take_rings());
         }
-        self.shared.registers().reset();
+        self.registers().await.reset();
         self.shared.signals.reset();
         Ok(())
     }
@@ -285,26 +288,36 @@ impl Worker {
         );
     }
 
+    /// The registers, once no vCPU has them. Not to be held across an await.
+    async fn registers(&self) -> MutexGuard<'_, Registers> {
+        loop {
+            if let Some(registers) = self.shared.try_registers() {
+                return registers;
+            }
+            self.cx.timer().sleep(REGISTERS_TAKEN).await;
+        }
+    }
+
     fn count(&self) -> u16 {
         u16::try_from(self.seats.len()).unwrap_or(u16::MAX)
     }
 
     /// The queues that the driver enabled.
-    fn ready(&self) -> Vec<u16> {
-        let registers = self.shared.registers();
+    async fn ready(&self) -> Vec<u16> {
+        let registers = self.registers().await;
         let slots = (0u16..).zip(&registers.slots);
         slots.filter(|(_, slot)| slot.layout.is_some()).map(|(index, _)| index).collect()
     }
 
-    fn start(&mut self, index: u16, state: Option<QueueState>) -> Result<(), WorkerError> {
-        let shared = &self.shared;
-        let failed =
-            |reason: String| WorkerError::Queue { device: shared.identity.id.clone(), queue: index, reason };
+    async fn start(&mut self, index: u16, state: Option<QueueState>) -> Result<(), WorkerError> {
         let (layout, features) = {
-            let registers = shared.registers();
+            let registers = self.registers().await;
             let slot = registers.slots.get(usize::from(index));
             (slot.and_then(|slot| slot.layout), registers.driver_features)
         };
+        let shared = &self.shared;
+        let failed =
+            |reason: String| WorkerError::Queue { device: shared.identity.id.clone(), queue: index, reason };
         let seat = self.seats.get_mut(usize::from(index)).filter(|seat| !seat.running);
         let (Some(layout), Some(seat)) = (layout, seat) else {
             return Err(failed("it is not enabled, or running already".to_owned()));
