@@ -5,6 +5,7 @@
 pub mod ram;
 
 mod budget;
+mod buffers;
 mod clock;
 pub mod disk;
 pub mod doorbell;
@@ -28,6 +29,7 @@ mod timer;
 mod vectored;
 
 pub use budget::{Budget, REQUESTS_PER_TURN};
+pub use buffers::{Buffers, Held, Room, Space};
 pub use clock::MonoTime;
 pub use doorbell::{Doorbell, DoorbellListener, DoorbellSender};
 pub use engine::{

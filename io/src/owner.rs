@@ -1,6 +1,7 @@
 //! Who pays for shard time: one VM, or the shard itself.
 //!
-//! Owns the VM's share of a turn and of the operations on files, and its levels of limits by name. Never decides what happens to a VM that spent too much.
+//! Owns the VM's share of a turn and of the operations on files, its account of what the host buffers for it, and its
+//! levels of limits by name. Never decides what happens to a VM that spent too much.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use ringlet_metrics::{LimiterSource, VmMetrics};
 use tokio::sync::Semaphore;
 
+use crate::buffers::Buffers;
 use crate::limiter::{Level, Member, Shared};
 
 /// Who is charged for the time that a task spends on the shard, and whose budget per turn it uses.
@@ -21,6 +23,7 @@ pub struct Owner(Rc<Inner>);
 
 struct Inner {
     metrics: Option<Arc<VmMetrics>>,
+    buffers: Buffers,
     share: RefCell<Share>,
     busy: Cell<u64>,
     /// A turn, and the nanoseconds spent in it.
@@ -45,17 +48,23 @@ pub(crate) struct Share {
 impl Owner {
     /// An owner whose time is added to `metrics.shard_busy_nanos`.
     pub fn new(metrics: Arc<VmMetrics>) -> Self {
-        Self::with(Some(metrics))
+        Self::with_buffers(metrics, Buffers::unlimited())
+    }
+
+    /// As [`Self::new`], of a VM that has this account of what the host buffers for it.
+    pub fn with_buffers(metrics: Arc<VmMetrics>, buffers: Buffers) -> Self {
+        Self::with(Some(metrics), buffers)
     }
 
     /// The shard itself, for housekeeping that belongs to no VM.
     pub fn shard() -> Self {
-        Self::with(None)
+        Self::with(None, Buffers::unlimited())
     }
 
-    fn with(metrics: Option<Arc<VmMetrics>>) -> Self {
+    fn with(metrics: Option<Arc<VmMetrics>>, buffers: Buffers) -> Self {
         Self(Rc::new(Inner {
             metrics,
+            buffers,
             share: RefCell::default(),
             busy: Cell::new(0),
             recent: Cell::new((0, 0)),
@@ -68,6 +77,11 @@ impl Owner {
     /// Nanoseconds of shard time charged to this owner so far.
     pub fn busy_nanos(&self) -> u64 {
         self.0.busy.get()
+    }
+
+    /// What the host buffers for it.
+    pub fn buffers(&self) -> &Buffers {
+        &self.0.buffers
     }
 
     /// Time that was charged in this turn so far.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::buffers::BufferReading;
 use crate::counter::{Counter, HistogramSnapshot};
 use crate::device::DeviceMetrics;
 use crate::families::{ShardMetrics, VmMetrics};
@@ -97,6 +98,10 @@ impl Families {
                 vec![spec.sample(&[vm.id()], seconds(vm.cpu_throttled_nanos.get()))]
             }),
             each(&CPU_OVERRUN, |spec, vm| vec![spec.sample(&[vm.id()], seconds(vm.cpu_overrun_nanos.get()))]),
+            each(&BUFFER, |spec, vm| buffer(spec, vm, |reading| reading.used)),
+            each(&BUFFER_PEAK, |spec, vm| buffer(spec, vm, |reading| reading.peak)),
+            each(&BUFFER_MAX, |spec, vm| buffer(spec, vm, |reading| reading.max)),
+            each(&BUFFER_HELD_BACK, |spec, vm| buffer(spec, vm, |reading| reading.held_back)),
         ]
     }
 
@@ -216,6 +221,11 @@ impl LimiterFamilies {
 
 fn as_strs(labels: &[String]) -> Vec<&str> {
     labels.iter().map(String::as_str).collect()
+}
+
+/// One number of what the host buffers for a VM, if that is counted.
+fn buffer(spec: &Spec, vm: &VmMetrics, value: fn(&BufferReading) -> u64) -> Vec<Metric> {
+    vm.buffers().iter().map(|reading| spec.sample(&[vm.id()], value(reading) as f64)).collect()
 }
 
 fn device_requests(spec: &Spec, vm: &str, device: &DeviceMetrics) -> Vec<Metric> {

@@ -6,8 +6,9 @@
 //! or ends, and the list of devices, which is read by a scrape.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use crate::buffers::{BufferReading, BufferSource};
 use crate::counter::{BOOT_BOUNDS, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, Histograms};
 use crate::device::DeviceMetrics;
 use crate::escape::label_value;
@@ -84,6 +85,7 @@ pub struct VmMetrics {
     /// By order of registration.
     devices: Mutex<Vec<Weak<DeviceMetrics>>>,
     limiters: Mutex<Vec<Limiter>>,
+    buffers: OnceLock<Arc<dyn BufferSource>>,
     _registration: Registration,
 }
 
@@ -131,6 +133,7 @@ impl VmMetrics {
             clocks: Mutex::default(),
             devices: Mutex::default(),
             limiters: Mutex::default(),
+            buffers: OnceLock::new(),
             _registration: Registration { state, number },
         }
     }
@@ -174,6 +177,16 @@ impl VmMetrics {
     pub fn limiters(&self) -> Vec<(String, LimiterReading)> {
         let limiters = lock(&self.limiters).clone();
         limiters.iter().map(|limiter| (limiter.name.to_string(), limiter.source.read())).collect()
+    }
+
+    /// Exposes what the host buffers for the VM, for as long as this handle lives. The first source stands.
+    pub fn register_buffers(&self, source: Arc<dyn BufferSource>) {
+        let _ = self.buffers.set(source);
+    }
+
+    /// What the host buffers for the VM, if that is counted.
+    pub fn buffers(&self) -> Option<BufferReading> {
+        self.buffers.get().map(|source| source.read())
     }
 
     /// Devices on the list, alive or not.

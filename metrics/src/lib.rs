@@ -24,6 +24,7 @@
 //! assert!(text.contains(r#"ringlet_guest_errors_total{vm="vm-1",kind="unknown_port"} 1"#));
 //! ```
 
+mod buffers;
 mod collector;
 mod counter;
 mod device;
@@ -38,6 +39,7 @@ mod registry;
 mod table;
 mod throttle;
 
+pub use buffers::{BufferReading, BufferSource};
 pub use counter::{
     BOOT_BOUNDS, Bounds, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, HistogramSnapshot,
     Histograms, PerLabel,

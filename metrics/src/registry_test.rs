@@ -3,6 +3,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::buffers::{BufferReading, BufferSource};
 use crate::labels::{BootPhase, ExitKind, GuestErrorKind, OutcomeKind, VmState};
 use crate::limiter::{LimiterReading, LimiterTokens};
 
@@ -49,6 +50,15 @@ fn known_label_sets_start_at_zero() {
     );
 }
 
+#[derive(Debug)]
+struct Account;
+
+impl BufferSource for Account {
+    fn read(&self) -> BufferReading {
+        BufferReading { max: 8, used: 6, peak: 7, held_back: 9 }
+    }
+}
+
 #[test]
 fn every_number_reaches_its_series_in_base_units() {
     let registry = Registry::new();
@@ -65,6 +75,7 @@ fn every_number_reaches_its_series_in_base_units() {
     vm.cpu_throttled_nanos.add(250_000_000);
     vm.cpu_overrun_nanos.add(125_000_000);
     vm.freeze_vcpu_clock(1, 250_000_000);
+    vm.register_buffers(Arc::new(Account));
     shard.busy_nanos.add_duration(Duration::from_millis(2500));
     shard.queue_delay.observe(Duration::from_micros(5));
     registry.runtime().vms.inc(VmState::Paused);
@@ -81,6 +92,10 @@ fn every_number_reaches_its_series_in_base_units() {
         (r#"ringlet_vm_cpu_throttled_periods_total{vm="v"}"#, 4.0),
         (r#"ringlet_vm_cpu_throttled_seconds_total{vm="v"}"#, 0.25),
         (r#"ringlet_vm_cpu_overrun_seconds_total{vm="v"}"#, 0.125),
+        (r#"ringlet_vm_buffer_bytes{vm="v"}"#, 6.0),
+        (r#"ringlet_vm_buffer_peak_bytes{vm="v"}"#, 7.0),
+        (r#"ringlet_vm_buffer_max_bytes{vm="v"}"#, 8.0),
+        (r#"ringlet_vm_buffer_held_back_total{vm="v"}"#, 9.0),
         (r#"ringlet_serial_received_bytes_total{vm="v"}"#, 12.0),
         (r#"ringlet_serial_dropped_bytes_total{vm="v"}"#, 13.0),
         (r#"ringlet_vm_event_loop_busy_seconds_total{vm="v"}"#, 1.5),

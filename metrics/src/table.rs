@@ -103,6 +103,30 @@ pub(crate) const CPU_OVERRUN: Spec = spec(
     &["vm"],
     "CPU time used beyond the limit of a period, and taken off those after it.",
 );
+pub(crate) const BUFFER: Spec = spec(
+    "ringlet_vm_buffer_bytes",
+    GAUGE,
+    &["vm"],
+    "Memory that the host holds as buffers for a VM, or keeps for them (memory.current of cgroup v2, of buffers alone).",
+);
+pub(crate) const BUFFER_PEAK: Spec = spec(
+    "ringlet_vm_buffer_peak_bytes",
+    GAUGE,
+    &["vm"],
+    "Most memory that the host has ever held as buffers for a VM (memory.peak of cgroup v2).",
+);
+pub(crate) const BUFFER_MAX: Spec = spec(
+    "ringlet_vm_buffer_max_bytes",
+    GAUGE,
+    &["vm"],
+    "Most memory that a VM can make the host hold as buffers (memory.max of cgroup v2).",
+);
+pub(crate) const BUFFER_HELD_BACK: Spec = spec(
+    "ringlet_vm_buffer_held_back_total",
+    COUNTER,
+    &["vm"],
+    "Requests and copies that waited because there was no memory left for them (max in memory.events of cgroup v2).",
+);
 pub(crate) const SHARD_BUSY: Spec = spec(
     "ringlet_event_loop_busy_seconds_total",
     COUNTER,
@@ -269,7 +293,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 46] = [
+pub(crate) const ALL: [&Spec; 50] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -288,6 +312,10 @@ pub(crate) const ALL: [&Spec; 46] = [
     &CPU_THROTTLED_PERIODS,
     &CPU_THROTTLED,
     &CPU_OVERRUN,
+    &BUFFER,
+    &BUFFER_PEAK,
+    &BUFFER_MAX,
+    &BUFFER_HELD_BACK,
     &SHARD_BUSY,
     &QUEUE_DELAY,
     &IO_ENGINE,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlet_metrics::{
-    BootPhase, DeviceKind, ExitKind, LimiterReading, LimiterSource, LimiterTokens, Registry, RequestKind,
+    BootPhase, BufferReading, BufferSource, DeviceKind, ExitKind, LimiterReading, LimiterSource, LimiterTokens, Registry, RequestKind,
     RequestStatus, VmInfo,
 };
 
@@ -66,6 +66,16 @@ impl LimiterSource for Level {
     }
 }
 
+/// An account that nothing limits.
+#[derive(Debug)]
+struct Account;
+
+impl BufferSource for Account {
+    fn read(&self) -> BufferReading {
+        BufferReading { max: u64::MAX, used: 1, peak: 2, held_back: 3 }
+    }
+}
+
 #[test]
 fn every_family_is_clean() {
     let registry = Registry::new();
@@ -81,6 +91,7 @@ fn every_family_is_clean() {
         vm.set_vcpu_clock(0, Box::new(|| 1));
         vm.freeze_vcpu_clock(1, u64::MAX);
         vm.register_limiter(vm.id(), Arc::clone(&level));
+        vm.register_buffers(Arc::new(Account));
         registry.register_tenant(vm.id(), Arc::clone(&level));
     }
     let devices: Vec<_> = (vms.iter())
@@ -104,7 +115,7 @@ fn every_family_is_clean() {
     let text = registry.encode();
     assert_clean(&text);
     // Every family that the crate knows was there to be judged.
-    assert_eq!(text.matches("# TYPE ").count(), 46, "{text}");
+    assert_eq!(text.matches("# TYPE ").count(), 50, "{text}");
 }
 
 #[test]

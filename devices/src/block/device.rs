@@ -21,8 +21,8 @@ use crate::error::GuestError;
 use crate::state::StateError;
 use crate::virtio::spec::device_type;
 use crate::virtio::{
-    ConfigSpace, DeviceState, HostEvent, Identity, LocalBoxFuture, QueueParts, QueueState, QueueTask,
-    VirtioDevice,
+    ConfigSpace, DeviceMemory, DeviceState, HostEvent, Identity, LocalBoxFuture, QueueParts, QueueState,
+    QueueTask, VirtioDevice,
 };
 
 /// What a driver reads by get-id: up to 20 bytes, padded with NUL.
@@ -73,6 +73,11 @@ impl BlockOptions {
     /// The configuration space of such a device, before a driver has seen it.
     pub fn config(&self, info: &DiskInfo) -> ConfigSpace {
         ConfigSpace::new(self.layout(info).bytes(true))
+    }
+
+    /// What such a device takes of the host's memory, without its disk's copies.
+    pub fn memory(&self, info: &DiskInfo) -> DeviceMemory {
+        QueueTask::memory::<Handler>(&self.identity(info))
     }
 
     fn layout(&self, info: &DiskInfo) -> Layout {

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ringlet_io::disk::Disk;
+use ringlet_io::disk::{self, Disk};
 use ringlet_io::{Cost, GuestRam, GuestRange, Lease, LeaseUse, MonoTime};
 use ringlet_metrics::{DeviceMetrics, GuestLog, RequestKind};
 
@@ -16,7 +16,9 @@ use super::device::Serial;
 use super::durability::Durability;
 use super::error::{BlockError, Status};
 use super::report::LogLimits;
-use super::request::{Command, Extent, HEADER_LEN, ID_LEN, Request, Rules, STATUS_LEN, Shape, ZeroExtent};
+use super::request::{
+    Command, Extent, HEADER_LEN, ID_LEN, MAX_SEGMENTS, Request, Rules, STATUS_LEN, Shape, ZeroExtent,
+};
 use crate::virtio::{Chain, RequestHandler};
 
 /// What all queues of a device share.
@@ -44,8 +46,13 @@ struct Done {
     written: u64,
 }
 
+/// Bytes of the list of what a request discards.
+const EXTENTS_BYTES: usize = MAX_SEGMENTS as usize * size_of::<Extent>();
+
 impl RequestHandler for Handler {
     type Request = Request;
+
+    const OPERATION_BYTES: u64 = disk::OPERATION_BYTES + EXTENTS_BYTES as u64;
 
     fn parse(&self, ram: &GuestRam, chain: &Chain) -> (Request, Cost) {
         let shape = Shape { readable: chain.readable_len(), writable: chain.writable_len() };

@@ -33,7 +33,7 @@ use crate::error::GuestError;
 use crate::state::StateError;
 use crate::virtio::spec::device_type;
 use crate::virtio::{
-    ConfigSpace, DeviceState, HostEvent, Identity, LocalBoxFuture, QueueParts, QueueState, VirtioDevice,
+    ConfigSpace, DeviceMemory, DeviceState, HostEvent, Identity, LocalBoxFuture, QueueParts, QueueState, VirtioDevice,
 };
 
 /// Capacity in bytes of a pipe that suits a console.
@@ -110,6 +110,12 @@ impl Console {
             features: F_SIZE | F_EMERG_WRITE,
             queue_sizes: vec![QUEUE_SIZE; 2],
         }
+    }
+
+    /// What the device takes of the host's memory, without pipes and logs: what it copies at a time, beside its chains.
+    pub fn memory() -> DeviceMemory {
+        let copies = transmit::CHUNK + receive::CHUNK;
+        DeviceMemory::of_chains(&Self::identity_of("")).and(copies as u64, 0)
     }
 
     /// A configuration space for a terminal of this size; [`HostEvent::Resized`] tells of another one later.

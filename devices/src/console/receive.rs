@@ -13,7 +13,7 @@ use super::pipe::PipeReader;
 use crate::virtio::QueueError;
 
 /// Most input that one buffer is given, in bytes.
-const CHUNK: usize = 4096;
+pub(super) const CHUNK: usize = 4096;
 
 /// Serves the receive queue; ends only if it breaks.
 pub(super) async fn receive(

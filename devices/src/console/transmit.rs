@@ -14,7 +14,7 @@ use super::output::ConsoleOutput;
 use crate::virtio::{Chain, QueueError};
 
 /// Bytes that are copied at a time: what one request of the VM's share of a turn buys.
-const CHUNK: usize = 8192;
+pub(super) const CHUNK: usize = 8192;
 
 /// Serves the transmit queue; ends only if it breaks. `sent` counts the bytes of the first chain that were handed
 /// on, and so tells where to go on after a stop.

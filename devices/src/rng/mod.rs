@@ -15,7 +15,7 @@ use crate::log_limit::LogLimit;
 use crate::state::StateError;
 use crate::virtio::spec::device_type;
 use crate::virtio::{
-    Chain, ConfigSpace, DeviceState, Identity, LocalBoxFuture, QueueParts, QueueState, QueueTask,
+    Chain, ConfigSpace, DeviceMemory, DeviceState, Identity, LocalBoxFuture, QueueParts, QueueState, QueueTask,
     RequestHandler, VirtioDevice,
 };
 
@@ -49,6 +49,11 @@ impl Rng {
             features: 0,
             queue_sizes: vec![QUEUE_SIZE],
         }
+    }
+
+    /// What the device takes of the host's memory.
+    pub fn memory() -> DeviceMemory {
+        QueueTask::memory::<Handler>(&Self::identity_of(""))
     }
 
     /// A device that takes from `source`.

@@ -47,6 +47,11 @@ impl Chain {
         self.head
     }
 
+    /// How many ranges it has.
+    pub(super) fn ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
     /// Where in the available ring it was peeked.
     pub(super) fn position(&self) -> u16 {
         self.position

@@ -1,7 +1,7 @@
 //! The task of a request queue: peek, admit, consume, execute, complete, interrupt.
 //!
 //! Owns a started queue. Requests are taken in the order of the available ring, as fast as the limiter and the
-//! VM's share of a turn allow; they run at the same time and complete in any order. All that completes in one poll
+//! VM's share of a turn allow and the host has memory for them; they run at the same time and complete in any order. All that completes in one poll
 //! of the task is one interrupt. Never takes a chain that was not admitted, so stopping at any moment loses
 //! nothing: what was only peeked is still the driver's.
 
@@ -16,13 +16,14 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
-use ringlet_io::{Budget, Cost, DoorbellListener, GuestRam, Limiter, ShardContext, Task};
+use ringlet_io::{Budget, Cost, DoorbellListener, GuestRam, Limiter, Room, ShardContext, Space, Task};
 use ringlet_metrics::{DeviceMetrics, GuestLog};
 use tokio::sync::oneshot;
 
 use super::chain::Chain;
-use super::device::{QueueParts, report_broken};
+use super::device::{Identity, QueueParts, report_broken};
 use super::interrupt::QueueInterrupt;
+use super::memory::{DeviceMemory, RequestMemory};
 use super::queue::{Queue, QueueError, Token};
 use super::state::QueueState;
 use super::window::{Place, Window};
@@ -32,10 +33,17 @@ use super::window::{Place, Window};
 /// others are served, with one at a time the turns cost more than they bring (`ringlet bench block`).
 const BATCH: u32 = 6;
 
+/// Bytes that a set of futures keeps for each, besides the future.
+const NODE_BYTES: usize = 128;
+
 /// What a device does with the requests of a queue.
 pub trait RequestHandler: 'static {
     /// A request, as copied from its chain.
     type Request: 'static;
+
+    /// Bytes of the host's memory that a request takes at most while it is executed, besides its future and the tables
+    /// of its chain and lease.
+    const OPERATION_BYTES: u64 = 0;
 
     /// Copies the header out of the chain, once, and says what the request costs. Never fails: a bad request is one
     /// that is executed by answering so.
@@ -71,6 +79,7 @@ impl QueueTask {
         }
         let (stop, stopped) = oneshot::channel();
         let owner = parts.owner.clone();
+        let room = Room::new(owner.buffers());
         let resumed = state.is_some();
         let context = cx.clone();
         let task = cx.spawn(&owner, async move {
@@ -99,6 +108,7 @@ impl QueueTask {
                 ram,
                 limiter,
                 window,
+                room,
                 budget,
                 interrupt,
                 metrics,
@@ -107,6 +117,11 @@ impl QueueTask {
             serving.run(doorbell, stopped).await
         });
         Self { cx: cx.clone(), stop: Some(stop), task: Some(task) }
+    }
+
+    /// What a device takes of the host's memory whose queues are all served by such tasks.
+    pub fn memory<H: RequestHandler>(identity: &Identity) -> DeviceMemory {
+        DeviceMemory::of_requests(identity, request_memory::<H>())
     }
 
     /// Takes no further chain, completes what is in flight, tells the driver, and gives the queue's state; `None`
@@ -143,6 +158,31 @@ struct Taken<H: RequestHandler> {
     chain: Chain,
     request: H::Request,
     place: Place,
+    space: Space,
+}
+
+/// A request in flight: executes it, and gives its places back.
+fn in_flight<H: RequestHandler>(
+    handler: Rc<H>,
+    ram: GuestRam,
+    taken: Taken<H>,
+) -> impl Future<Output = (Token, u32)> {
+    let Taken { token, chain, request, place, space } = taken;
+    let work = handler.execute(ram, chain, request);
+    async move {
+        let written = work.await;
+        drop((place, space));
+        (token, written)
+    }
+}
+
+/// What a request takes until it is complete.
+fn request_memory<H: RequestHandler>() -> RequestMemory {
+    fn size_of_output<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+    let future = size_of_output(in_flight::<H>) + NODE_BYTES;
+    RequestMemory::new(future as u64 + H::OPERATION_BYTES)
 }
 
 /// What the task works with.
@@ -154,6 +194,7 @@ struct Serving<H> {
     ram: GuestRam,
     limiter: Limiter,
     window: Window,
+    room: Room,
     budget: Budget,
     interrupt: QueueInterrupt,
     metrics: Arc<DeviceMetrics>,
@@ -166,16 +207,11 @@ impl<H: RequestHandler> Serving<H> {
         // Never ends: a set whose every member was polled wakes its task again, for nothing if all wait.
         jobs.borrow_mut().push(Either::Right(pending()));
         let started = Cell::new(0u64);
-        let start = |Taken { token, chain, request, place }: Taken<H>| {
+        let start = |taken: Taken<H>| {
             started.set(started.get().wrapping_add(1));
             self.metrics.in_flight.inc();
-            let handler = Rc::clone(&self.handler);
-            let work = handler.execute(self.ram.clone(), chain, request);
-            jobs.borrow_mut().push(Either::Left(async move {
-                let written = work.await;
-                drop(place);
-                (token, written)
-            }));
+            let job = in_flight(Rc::clone(&self.handler), self.ram.clone(), taken);
+            jobs.borrow_mut().push(Either::Left(job));
         };
         let _count = InFlightGuard { metrics: &self.metrics, queue: &self.queue };
         {
@@ -251,15 +287,18 @@ impl<H: RequestHandler> Serving<H> {
         };
         let (request, cost) = self.handler.parse(&self.ram, &chain);
         // What the limiter has admitted is taken at once.
+        let bytes = request_memory::<H>().of_chain(chain.ranges());
         let admitted = async {
+            // Waits for nothing but requests of this queue.
+            let space = self.room.enter(bytes).await;
             let place = self.window.enter(cost.bytes).await;
             self.limiter.admit(cost).await;
-            place
+            (place, space)
         };
         let admitted = doorbell.wait_for(admitted, || self.metrics.notifications.inc()).await;
-        let place = admitted.map_err(|error| QueueError::Ring(error.to_string()))?;
+        let (place, space) = admitted.map_err(|error| QueueError::Ring(error.to_string()))?;
         let token = self.queue.borrow_mut().consume(&chain)?;
-        Ok(Taken { token, chain, request, place })
+        Ok(Taken { token, chain, request, place, space })
     }
 
     /// Completes all that is ready.

@@ -1,21 +1,30 @@
 //! Memory of our own between guest RAM and a file, for what direct I/O cannot do in place.
 //!
-//! Owns the bound on that memory: however many requests a guest makes, a disk has at most [`BUFFERS`] such buffers.
-//! Always zeroed before use.
+//! Owns the bound on that memory: however many requests a guest makes, a disk has at most [`BUFFERS`] such buffers, and
+//! of those beyond the first as many as the VM's account has room for. Always zeroed before use.
 
 use std::io;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::open::Alignment;
+use crate::buffers::{Buffers, Room, Space};
 
 /// Most bytes of one request that are copied at once.
 pub(super) const PIECE: u64 = 128 << 10;
 /// Buffers that a disk has at once.
 pub(super) const BUFFERS: usize = 4;
 
+/// The longest that a buffer can be, in bytes: a piece, widened to blocks at both ends, and moved to an aligned address.
+pub(super) fn longest(alignment: Alignment) -> u64 {
+    PIECE + 2 * u64::from(alignment.offset) + u64::from(alignment.memory)
+}
+
 /// The buffers of one disk.
-pub(super) struct Bounces(Semaphore);
+pub(super) struct Bounces {
+    places: Semaphore,
+    room: Room,
+}
 
 /// Part of a file, widened to whole blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,22 +68,24 @@ impl Span {
 pub(super) struct Bounce<'a> {
     pub(super) bytes: Vec<u8>,
     pub(super) start: usize,
-    _place: SemaphorePermit<'a>,
+    _place: (SemaphorePermit<'a>, Space),
 }
 
 impl Bounces {
-    pub(super) fn new() -> Self {
-        Self(Semaphore::new(BUFFERS))
+    /// One buffer is reserved in `buffers` already; further ones are taken from it.
+    pub(super) fn new(buffers: &Buffers) -> Self {
+        Self { places: Semaphore::new(BUFFERS), room: Room::new(buffers) }
     }
 
     /// A zeroed buffer of `len` bytes, when there is a place for it.
     pub(super) async fn buffer(&self, len: usize, alignment: Alignment) -> io::Result<Bounce<'_>> {
-        let place = self.0.acquire().await.map_err(io::Error::other)?;
+        let place = self.places.acquire().await.map_err(io::Error::other)?;
         let align = usize::try_from(alignment.memory).unwrap_or(1).max(1);
+        let space = self.room.enter((len + align) as u64).await;
         let mut bytes = vec![0; len + align];
         let start = bytes.as_ptr().align_offset(align).min(align);
         bytes.truncate(start + len);
-        Ok(Bounce { bytes, start, _place: place })
+        Ok(Bounce { bytes, start, _place: (place, space) })
     }
 }
 

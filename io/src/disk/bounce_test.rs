@@ -37,7 +37,7 @@ fn without_alignment_a_span_is_what_is_wanted() {
 
 #[test]
 fn buffers_are_aligned_and_zeroed() {
-    let bounces = Bounces::new();
+    let bounces = Bounces::new(&Buffers::unlimited());
     for memory in [1, 4, 512, 4096, 65_536] {
         let mut bounce = ready(bounces.buffer(8192, Alignment { memory, offset: 512 })).unwrap().unwrap();
         assert!((bounce.bytes.as_ptr() as usize + bounce.start).is_multiple_of(memory as usize));
@@ -53,10 +53,37 @@ fn buffers_are_aligned_and_zeroed() {
 
 #[test]
 fn sec_02_requests_cannot_make_a_disk_take_more_buffers_than_its_own() {
-    let bounces = Bounces::new();
+    let bounces = Bounces::new(&Buffers::unlimited());
     let mut held: Vec<_> = (0..BUFFERS).map(|_| ready(bounces.buffer(4096, BLOCKS)).unwrap()).collect();
     let mut late = pin!(bounces.buffer(4096, BLOCKS));
     assert!(late.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     held.pop();
     assert!(late.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+}
+
+#[test]
+fn sec_02_a_disk_has_the_buffer_that_was_reserved_and_as_many_more_as_fit() {
+    let buffers = Buffers::new(8192 + 2 * 512);
+    let bounces = Bounces::new(&buffers);
+    let buffer = || bounces.buffer(4096, Alignment { memory: 512, offset: 512 });
+    let mut held: Vec<_> = (0..3).map(|_| ready(buffer()).unwrap()).collect();
+    assert_eq!(buffers.reading().used, 2 * (4096 + 512));
+    let mut fourth = pin!(buffer());
+    assert!(fourth.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert_eq!(buffers.reading().held_back, 1);
+    held.pop();
+    assert!(fourth.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    drop(held);
+    assert_eq!(buffers.reading().used, 0);
+}
+
+#[test]
+fn no_span_is_longer_than_the_longest_buffer() {
+    for block in [1, 512, 4096] {
+        let alignment = Alignment { memory: 4096, offset: block };
+        let spans = [(0, 1 << 30), (u64::from(block) - 1, 1 << 30), (7 * 512, PIECE), (1, 1)];
+        for (offset, len) in spans {
+            assert!(Span::new(offset, len, alignment).len as u64 + 4096 <= longest(alignment));
+        }
+    }
 }

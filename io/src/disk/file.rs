@@ -25,7 +25,7 @@ use crate::shard::ShardContext;
 use crate::vectored::LeaseResult;
 
 /// What I/O through the page cache asks for.
-const UNALIGNED: Alignment = Alignment { memory: 1, offset: 1 };
+pub(super) const UNALIGNED: Alignment = Alignment { memory: 1, offset: 1 };
 
 /// A disk on a descriptor.
 pub(super) struct FileDisk {
@@ -78,7 +78,7 @@ impl FileDisk {
             block_device: false,
             in_memory,
             zero_range: Cell::new(true),
-            bounces: Bounces::new(),
+            bounces: Bounces::new(owner.buffers()),
             on_bounce: Box::new(|| ()),
             budget: cx.budget(owner),
             blocks: RwLock::new(()),

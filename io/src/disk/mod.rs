@@ -26,6 +26,13 @@ pub use open::{DiskError, DiskFile, DiskOptions};
 /// Bytes of a sector: the unit of disk sizes, and of every request's offset and length.
 pub const SECTOR: u64 = 512;
 
+/// Buffers for copies that a disk has at once, at most; see [`DiskSource::bounce_bytes`].
+pub const BOUNCE_BUFFERS: u64 = bounce::BUFFERS as u64;
+
+/// Bytes that a disk takes at most for an operation under way: its future, and what the engine keeps of it. The tables of
+/// its lease are not among them.
+pub const OPERATION_BYTES: u64 = 3072;
+
 /// A boxed future of a disk. Dropping it abandons the result, not what the kernel has begun.
 pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -134,6 +141,18 @@ impl DiskSource {
             Self::Memory { size, read_only } | Self::Null { size, read_only, .. } => {
                 volatile(size, read_only)
             }
+        }
+    }
+
+    /// Bytes of the longest buffer that the disk may need to copy data through; 0 if it never copies. One of them is
+    /// reserved for it in [`Owner::buffers`] by whoever makes the VM; it has up to [`BOUNCE_BUFFERS`].
+    pub fn bounce_bytes(&self) -> u64 {
+        match self {
+            // Without direct I/O, where zeroes have to be written one by one.
+            Self::File(DiskFile { direct: None, info: DiskInfo { read_only: true, .. }, .. })
+            | Self::Memory { .. }
+            | Self::Null { .. } => 0,
+            Self::File(file) => bounce::longest(file.direct.unwrap_or(file::UNALIGNED)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringlet_devices::ioapic::{self, Ioapic, LineOut};
+use ringlet_devices::virtio::DeviceMemory;
 use ringlet_devices::{Bus, BusDevice, BusError, BusKind, Cmos, GuestPorts, I8042, Serial, SerialOutput};
 use ringlet_io::{GuestRam, InterruptLine};
 use ringlet_metrics::{GuestLog, VmMetrics};
@@ -91,6 +92,13 @@ impl SerialPort {
         ));
         Self { serial, output, output_bell, input_bell }
     }
+}
+
+/// What the serial port takes of the host's memory: its output, twice, because one half is on its way out while the
+/// other fills, and what becomes of it.
+pub(super) fn serial_memory(console: &Console) -> DeviceMemory {
+    let reserved = 2 * SerialOutput::DEFAULT_CAPACITY as u64 + console.memory();
+    DeviceMemory { reserved, further: 0 }
 }
 
 impl Plan<'_> {

@@ -18,6 +18,7 @@ use ringlet_io::{Backing, GuestRam};
 use ringlet_metrics::{BootPhase, VmInfo, VmMetrics};
 use tokio::sync::{Notify, mpsc};
 
+use crate::buffers::{Bill, VmBuffers};
 use crate::config::{HugePages, VmConfig};
 use crate::console::{Console, ConsoleParts};
 use crate::cpu::{self, CpuLimiter};
@@ -104,6 +105,7 @@ struct Plan<'a> {
     image: Image,
     initrd: Option<Initrd>,
     tenant: Option<Arc<Tenant>>,
+    buffers: VmBuffers,
 }
 
 /// How the vCPUs are asked, before there are any.
@@ -170,7 +172,11 @@ impl<'a> Plan<'a> {
             config.ringlet.tenant.as_ref().map(|tenant| runtime.tenants.enter(tenant)).transpose()?;
         let output = resources.virtio_console.unwrap_or_else(|| console.clone());
         let virtio = Virtio::open(config, output, runtime.tenants.disks(tenant.as_ref()))?;
-        Ok((Self { runtime, config, console, image, initrd, tenant }, virtio))
+        let mut bill = Bill::default();
+        bill.add("serial port", board::serial_memory(&console));
+        virtio.add_to(&mut bill, &console);
+        let buffers = VmBuffers::open(bill, config.ringlet.limits.buffers.max)?;
+        Ok((Self { runtime, config, console, image, initrd, tenant, buffers }, virtio))
     }
 
     fn vcpu_count(&self) -> u32 {
@@ -235,6 +241,7 @@ impl<'a> Plan<'a> {
             image: self.image.name().to_owned(),
             tenant: self.config.ringlet.tenant.as_ref().map(|tenant| tenant.name.clone()).unwrap_or_default(),
         });
+        metrics.register_buffers(self.buffers.account().source());
         Identity { id, name, metrics }
     }
 
@@ -318,6 +325,7 @@ impl<'a> Plan<'a> {
             running,
             deadline: None,
             _tenant: self.tenant,
+            buffers: self.buffers,
         };
         let inputs = Inputs { serial: input, console: devices.input };
         let parts = VmParts {

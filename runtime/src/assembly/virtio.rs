@@ -12,9 +12,11 @@ use ringlet_devices::block::{BlockDevice, BlockOptions, Cache, Serial as BlockSe
 use ringlet_devices::console::{Console as ConsoleDevice, ConsoleOutput, ConsoleSize, PIPE_CAPACITY, pipe};
 use ringlet_devices::ioapic::Ioapic;
 use ringlet_devices::rng::Rng;
-use ringlet_devices::virtio::{ConfigSpace, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec};
+use ringlet_devices::virtio::{
+    ConfigSpace, DeviceMemory, Identity, MakeDevice, MmioTransport, VirtioDevice, VirtioSpec,
+};
 use ringlet_devices::{Bus, console};
-use ringlet_io::disk::{DiskFile, DiskOptions, DiskSource};
+use ringlet_io::disk::{BOUNCE_BUFFERS, DiskFile, DiskOptions, DiskSource};
 use ringlet_io::limiter::Shared;
 use ringlet_io::{GuestRam, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
@@ -22,6 +24,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::Crew;
 use super::board::Lines;
+use crate::buffers::Bill;
 use crate::config::{CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile};
 use crate::console::{Console, ConsoleInput, ConsoleParts};
 use crate::devices::throttle::{self, DeviceLimits, DisksLimits};
@@ -121,6 +124,21 @@ impl Virtio {
             devices.push(Planned::Console(console));
         }
         Ok(Self { devices, drain_limit: config.drain_limit() })
+    }
+
+    /// What each device takes of the host's memory. `serial` is where the serial port's output goes.
+    pub(super) fn add_to(&self, bill: &mut Bill, serial: &Console) {
+        for planned in &self.devices {
+            match planned {
+                Planned::Disk(options, source, _) => {
+                    let copy = source.bounce_bytes();
+                    let memory = options.memory(&source.info());
+                    bill.add(options.id.as_str(), memory.and(copy, copy * (BOUNCE_BUFFERS - 1)));
+                }
+                Planned::Entropy(_) => bill.add(ENTROPY_ID, Rng::memory()),
+                Planned::Console(console) => bill.add(CONSOLE_ID, console_memory(console, serial)),
+            }
+        }
     }
 
     /// Puts the devices on the bus, with their ioeventfds; their interrupts are left to be bound.
@@ -250,6 +268,12 @@ fn virtio_console(site: &Site<'_>, console: Console, installed: &mut Installed) 
         metrics,
         limits: DeviceLimits::default(),
     }
+}
+
+/// What a virtio console takes of the host's memory: a pipe in each direction, a batch on its way out, and what becomes of it.
+fn console_memory(console: &Console, serial: &Console) -> DeviceMemory {
+    let kept = if console.shares_memory(serial) { 0 } else { console.memory() };
+    ConsoleDevice::memory().and(3 * PIPE_CAPACITY as u64 + kept, 0)
 }
 
 /// The disks of a VM in the order of their slots: the root device first.

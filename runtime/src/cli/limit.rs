@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringlet::{CpuMax, DEFAULT_CPU_PERIOD_US, LimitsConfig};
 
 /// The keys, in the order in which they are named.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "cpu.max",
     "cpu.weight",
     "disk.rbps",
@@ -17,6 +17,7 @@ const KEYS: [&str; 9] = [
     "disk.bps",
     "disk.iops",
     "disk.weight",
+    "buffers.max",
 ];
 
 /// Limits of one `--limit`, to be laid over those that are there.
@@ -30,6 +31,7 @@ enum Limit {
     CpuWeight(u32),
     Disk(Disk, Option<u64>),
     DiskWeight(u32),
+    BuffersMax(Option<u64>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +73,7 @@ fn limit(key: &str, value: &str) -> Result<Limit, String> {
         "cpu.max" => Ok(Limit::CpuMax(cpu_max(value)?)),
         "cpu.weight" => weight(value).map(Limit::CpuWeight),
         "disk.weight" => weight(value).map(Limit::DiskWeight),
+        "buffers.max" => unless_max(value, |value| rate(value, 1024)).map(Limit::BuffersMax),
         "disk.rbps" => disk(Disk::ReadBytes, 1024),
         "disk.wbps" => disk(Disk::WrittenBytes, 1024),
         "disk.riops" => disk(Disk::Reads, 1000),
@@ -135,6 +138,7 @@ pub(super) fn add(limits: &mut LimitsConfig, args: &[LimitArg]) {
             Limit::CpuMax(max) => limits.cpu.max = max,
             Limit::CpuWeight(weight) => limits.cpu.weight = Some(weight),
             Limit::DiskWeight(weight) => limits.disk.weight = Some(weight),
+            Limit::BuffersMax(max) => limits.buffers.max = max,
             Limit::Disk(meter, rate) => {
                 let disk = &mut limits.disk;
                 let field = match meter {

@@ -23,6 +23,10 @@ pub const MAX_CPU_QUOTA_US: u64 = MAX_CPU_PERIOD_US * MAX_VCPUS as u64;
 /// Largest `disk.weight`; the smallest is 1.
 pub const MAX_WEIGHT: u32 = *WEIGHTS.end();
 
+/// Smallest `buffers.max` in bytes: what the serial port of a VM without devices takes. What a VM with devices takes is
+/// said when it is made with too little.
+pub const MIN_BUFFERS_MAX: u64 = 128 << 10;
+
 /// What a VM may use of the host. What is left out is not limited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +37,19 @@ pub struct LimitsConfig {
     /// All disks together.
     #[serde(skip_serializing_if = "DiskLimits::is_default")]
     pub disk: DiskLimits,
+    /// Memory that the host holds for it besides guest RAM.
+    #[serde(skip_serializing_if = "BufferLimits::is_default")]
+    pub buffers: BufferLimits,
+}
+
+/// Limits of what the host buffers for a VM: output on its way, requests in flight, copies for direct I/O, saved state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BufferLimits {
+    /// Bytes at most, [`MIN_BUFFERS_MAX`] or more; what the VM's devices can take at most, if absent, so that nothing is
+    /// held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u64>,
 }
 
 /// Limits of CPU time.
@@ -155,10 +172,34 @@ impl LimitsConfig {
         self
     }
 
+    /// At most so many bytes of buffers.
+    #[must_use]
+    pub fn buffers_max(mut self, bytes: u64) -> Self {
+        self.buffers.max = Some(bytes);
+        self
+    }
+
     /// Checks every range.
     pub fn validate(&self) -> Result<()> {
         self.disk.validate("limits.disk")?;
+        self.buffers.validate()?;
         self.cpu.validate()
+    }
+}
+
+impl BufferLimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn validate(&self) -> Result<()> {
+        match self.max {
+            Some(max) if max < MIN_BUFFERS_MAX => {
+                let rule = format!("{max} bytes are too few; no VM takes less than {MIN_BUFFERS_MAX}");
+                Err(Error::config("buffers.max", rule))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -41,9 +41,24 @@ impl Console {
             Self::Discard | Self::Lines(_) | Self::Buffer(_) => Overflow::DropOldest,
         }
     }
-}
 
-impl Console {
+    /// Bytes of memory that it takes at most, beside the batch that is handed to it.
+    pub(crate) fn memory(&self) -> u64 {
+        match self {
+            Self::Discard | Self::Stream(_) => 0,
+            Self::Lines(_) => sink::LINES_BYTES as u64,
+            Self::Buffer(buffer) => buffer.capacity as u64,
+        }
+    }
+
+    /// True if both keep what is printed in the same memory.
+    pub(crate) fn shares_memory(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Buffer(one), Self::Buffer(other)) => Arc::ptr_eq(&one.held, &other.held),
+            _ => false,
+        }
+    }
+
     /// Why output was lost, if it was: the stream could not be written. That nobody reads it any more is no loss.
     pub fn lost(&self) -> Option<&str> {
         match self {
@@ -115,6 +130,17 @@ struct Held {
     first_byte_at: Option<Instant>,
 }
 
+impl Held {
+    /// Makes room for `more` bytes, doubling the allocation but never beyond `capacity`.
+    fn grow(&mut self, more: usize, capacity: usize) {
+        let needed = self.bytes.len().saturating_add(more);
+        if needed > self.bytes.capacity() {
+            let wanted = self.bytes.capacity().saturating_mul(2).min(capacity).max(needed);
+            self.bytes.reserve_exact(wanted - self.bytes.len());
+        }
+    }
+}
+
 impl ConsoleBuffer {
     /// Keeps the last `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
@@ -141,6 +167,7 @@ impl ConsoleBuffer {
         let new = new.get(new.len().saturating_sub(self.capacity)..).unwrap_or_default();
         let excess = (length + new.len()).saturating_sub(self.capacity);
         held.bytes.drain(..excess.min(length));
+        held.grow(new.len(), self.capacity);
         held.bytes.extend(new);
     }
 

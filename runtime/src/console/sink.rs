@@ -4,15 +4,25 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ringlet_devices::SerialOutput;
 use ringlet_io::{Ring, RingFile, ShardContext};
 use ringlet_metrics::Escaped;
 
 use super::{Console, ConsoleBuffer, LineConsole, StreamState};
+use crate::config::MAX_NAME;
 
 /// Longest line of a prefixed console in bytes; longer ones are broken.
 const MAX_LINE: usize = 4096;
 /// Bytes of prefixed, escaped output that are made, and written, at a time.
 const CHUNK: usize = 32 << 10;
+
+/// Memory that a prefixed console takes at most, in bytes: a batch and an unfinished line, and prefixed lines in a buffer
+/// that may be half empty. The last of them may be a whole line of control characters, each six characters when it
+/// is escaped.
+pub(super) const LINES_BYTES: usize =
+    SerialOutput::DEFAULT_CAPACITY + MAX_LINE + 2 * (CHUNK + 6 * MAX_LINE + MAX_PREFIX);
+/// Longest prefix in bytes: a VM's name, a number, brackets.
+const MAX_PREFIX: usize = 2 * MAX_NAME;
 
 /// A console at work.
 pub(crate) enum Sink {
@@ -80,6 +90,8 @@ impl Sink {
                 write_all(ring, file, batch).await?;
             }
             Self::Lines(lines) => {
+                // No more than it takes: what it takes is counted.
+                lines.pending.reserve_exact(batch.len());
                 lines.pending.append(batch);
                 lines.write(batch, false).await?;
             }

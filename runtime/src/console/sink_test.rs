@@ -31,3 +31,17 @@ fn endless_lines_are_broken_and_bounded() {
     assert!(text.lines().all(|line| line.len() == MAX_LINE + 4));
     assert_eq!(pending.len(), 7);
 }
+
+#[test]
+fn sec_02_a_console_of_lines_takes_no_more_memory_than_is_counted_for_it() {
+    let most = SerialOutput::DEFAULT_CAPACITY + MAX_LINE - 1;
+    for what in [b"\x1b", b"\xff", b"\n", b"x"] {
+        let mut pending = what.repeat(most);
+        let mut longest = 0;
+        while !pending.is_empty() {
+            let lines = take_lines(&mut pending, &"p".repeat(MAX_PREFIX), true);
+            longest = longest.max(lines.capacity());
+        }
+        assert!(longest + most <= LINES_BYTES, "{longest} bytes of {what:?}");
+    }
+}

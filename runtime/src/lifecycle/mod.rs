@@ -32,6 +32,7 @@ use ringlet_io::limiter::{LimitError, Limits};
 use ringlet_metrics::VmState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::buffers::VmBuffers;
 use crate::config::LimitsConfig;
 use crate::cpu;
 use crate::devices::{Activity, Devices, Fault};
@@ -92,6 +93,8 @@ pub(crate) struct VmTask {
     pub(crate) deadline: Option<Instant>,
     /// Is there as long as its VMs.
     pub(crate) _tenant: Option<Arc<Tenant>>,
+    /// What the host buffers for it.
+    pub(crate) buffers: VmBuffers,
 }
 
 impl VmTask {
@@ -198,12 +201,17 @@ impl Living {
     /// Makes the limits hold that were asked for, in their order. What a vCPU is in the way of is left for later.
     fn set_limits(&mut self) {
         while let Some((limits, reply)) = self.limits.pop_front() {
-            // The CPU's first: it may be refused.
+            // What may be refused comes first.
+            if let Err(refused) = self.vm.buffers.check(limits.buffers.max) {
+                let _ = reply.send(Err(refused));
+                continue;
+            }
             let Some(set) = self.vm.machine.cpu.set(limits.cpu) else {
                 return self.limits.push_front((limits, reply));
             };
             let disks = || self.devices.limit_disks(&limits.disk).map_err(|error| bad_limit(&error));
-            let _ = reply.send(set.and_then(|()| disks()));
+            let buffers = || self.vm.buffers.set_max(limits.buffers.max);
+            let _ = reply.send(set.and_then(|()| disks()).and_then(|()| buffers()));
         }
     }
 
