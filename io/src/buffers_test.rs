@@ -12,6 +12,16 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicU64);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 fn used(buffers: &Buffers) -> u64 {
     buffers.reading().used
 }
@@ -87,15 +97,19 @@ fn who_waits_goes_on_when_a_place_of_its_own_room_is_free() {
     let room = Room::new(&buffers);
     let first = room.try_enter(8).unwrap();
     let (mut waits, mut gone) = (pin!(room.enter(8)), Box::pin(room.enter(8)));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
     for _ in 0..3 {
-        assert!(poll(waits.as_mut()).is_pending());
-        assert!(poll(gone.as_mut()).is_pending());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        assert!(gone.as_mut().poll(&mut context).is_pending());
     }
     assert_eq!(buffers.reading().held_back, 2, "once for each that waits");
     assert_eq!(room.0.waiting.borrow().len(), 1, "however often it is polled");
     drop(gone);
     drop(first);
     assert!(room.0.waiting.borrow().is_empty());
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     assert!(poll(waits).is_ready());
 }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ringlet_io::disk::{Disk, DiskSource};
-use ringlet_io::{Cost, EngineKind, Gate, GuestRam, LimiterSeed};
+use ringlet_io::{Buffers, Cost, EngineKind, Gate, GuestRam, LimiterSeed};
 use ringlet_metrics::{RequestKind, RequestStatus};
 
 use super::test_util::{Op, TestDisk};
@@ -106,8 +106,11 @@ impl Driver {
 
     /// A driver that accepts `features` of what is offered.
     fn with(limiter: LimiterSeed, features: u64) -> Self {
-        let disk = TestDisk::new(64);
-        let rig = Rig::new(subject(disk.clone()), Options { limiter, ..Options::new(EngineKind::Epoll) });
+        Self::on(TestDisk::new(64), Options { limiter, ..Options::new(EngineKind::Epoll) }, features)
+    }
+
+    fn on(disk: TestDisk, options: Options, features: u64) -> Self {
+        let rig = Rig::new(subject(disk.clone()), options);
         let queues = rig.bring_up(rig.offered() & features);
         Self { rig, disk, queues }
     }
@@ -237,6 +240,95 @@ fn the_limiter_is_asked_before_a_request_is_taken() {
     gate.let_through(1);
     assert_eq!(driver.used(0).1, 1025);
     assert_eq!(gate.costs(), [Cost::read(1024)]);
+}
+
+/// A driver that has `buffers` for requests beyond the first of each queue, and how many of the shortest fit.
+fn buffered(requests: u64) -> (Driver, Buffers, u64) {
+    let memory = options().memory(&TestDisk::new(64).info());
+    // Of two queues, which differ from the shortest request only in the length of the chain.
+    let longest = memory.further / (2 * (64 - 1));
+    let shortest = longest - 60 * 64;
+    let buffers = Buffers::new(requests * shortest);
+    let given = Options { buffers: buffers.clone(), ..Options::new(EngineKind::Epoll) };
+    (Driver::on(TestDisk::new(64), given, !0), buffers, shortest)
+}
+
+#[test]
+fn sec_02_a_queue_takes_no_more_requests_than_there_is_memory_for_and_goes_on_when_one_is_complete() {
+    let (mut driver, buffers, shortest) = buffered(3);
+    driver.disk.hold();
+    for n in 0..12 {
+        driver.send(0, n, IN, n, 512);
+    }
+    // The reserved one, and three.
+    driver.wait_for_disk(4);
+    driver.rig.settle();
+    assert_eq!((driver.disk.waiting().len(), driver.rig.metrics.in_flight.get()), (4, 4));
+    let reading = buffers.reading();
+    assert_eq!((reading.used, reading.held_back), (3 * shortest, 1), "{reading:?}");
+    for done in 1..=8 {
+        driver.disk.release(0, true);
+        driver.used(0);
+        // As many are under way as before.
+        driver.wait_for_disk(4);
+        assert!(buffers.reading().used <= 3 * shortest, "{done} are complete");
+    }
+    driver.disk.release_all();
+    for _ in 0..4 {
+        driver.used(0);
+    }
+    driver.rig.settle();
+    assert_eq!((buffers.reading().used, buffers.reading().peak), (0, 3 * shortest));
+}
+
+#[test]
+fn sec_02_with_no_memory_left_each_queue_still_has_one_request_at_a_time() {
+    let (mut driver, buffers, _) = buffered(0);
+    driver.disk.hold();
+    for n in 0..4 {
+        driver.send(0, n, IN, n, 512);
+        driver.send(1, 4 + n, IN, n, 512);
+    }
+    for left in (1..=4).rev() {
+        driver.wait_for_disk(2);
+        driver.rig.settle();
+        assert_eq!(driver.disk.waiting().len(), 2, "{left} left of each");
+        driver.disk.release_all();
+        driver.disk.hold();
+        driver.used(0);
+        driver.used(1);
+    }
+    assert_eq!(buffers.reading().peak, 0);
+    assert!(buffers.reading().held_back >= 2);
+}
+
+#[test]
+fn what_waits_for_memory_is_given_up_by_a_reset_and_taken_again_after_a_suspension() {
+    let (mut driver, buffers, _) = buffered(0);
+    driver.disk.hold();
+    driver.send(0, 0, IN, 0, 512);
+    driver.send(0, 1, IN, 1, 512);
+    driver.wait_for_disk(1);
+    driver.rig.settle();
+    assert_eq!(buffers.reading().held_back, 1);
+    let suspended = driver.rig.begin_suspend();
+    driver.rig.settle();
+    driver.disk.release_all();
+    suspended.recv().unwrap().unwrap();
+    driver.used(0);
+    assert_eq!(driver.rig.metrics.in_flight.get(), 0);
+    driver.rig.resume().unwrap();
+    driver.used(0);
+    driver.disk.hold();
+    driver.send(0, 2, IN, 0, 512);
+    driver.send(0, 3, IN, 1, 512);
+    driver.wait_for_disk(1);
+    let reset = driver.rig.begin_write(register::STATUS, &0_u32.to_le_bytes());
+    driver.disk.release_all();
+    driver.rig.finish_write(&reset);
+    driver.queues = driver.rig.bring_up(driver.rig.offered());
+    assert_eq!(driver.request(IN, 9, 512), (0, 513));
+    assert_eq!(buffers.reading().used, 0);
 }
 
 #[test]

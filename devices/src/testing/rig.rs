@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use ringlet_io::{
-    Backing, EngineKind, GuestRam, InterruptLine, LimiterSeed, Owner, Service, Shard, ShardConfig,
+    Backing, Buffers, EngineKind, GuestRam, InterruptLine, LimiterSeed, Owner, Service, Shard, ShardConfig,
     ShardContext,
 };
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, Registry, VmInfo, VmMetrics};
@@ -55,6 +55,8 @@ pub struct Options {
     pub engine: EngineKind,
     /// What the queues ask.
     pub limiter: LimiterSeed,
+    /// What the host may buffer for the VM, without what is reserved for each queue.
+    pub buffers: Buffers,
     /// How long a drain may take.
     pub drain_deadline: Duration,
     /// Memory of an earlier rig, and the state to go on from.
@@ -64,7 +66,8 @@ pub struct Options {
 impl Options {
     /// No limits, nothing to restore.
     pub fn new(engine: EngineKind) -> Self {
-        Self { engine, limiter: LimiterSeed::unlimited(), drain_deadline: DRAIN_DEADLINE, restored: None }
+        let (limiter, buffers) = (LimiterSeed::unlimited(), Buffers::unlimited());
+        Self { engine, limiter, buffers, drain_deadline: DRAIN_DEADLINE, restored: None }
     }
 }
 
@@ -122,7 +125,7 @@ impl Rig {
 
     /// Puts the device on a shard.
     pub fn new(subject: Subject, options: Options) -> Self {
-        let Options { engine, limiter, drain_deadline, restored } = options;
+        let Options { engine, limiter, buffers, drain_deadline, restored } = options;
         let registry = Registry::new();
         let vm = registry.register_vm(VmInfo { id: "vm".into(), ..VmInfo::default() });
         let kind = match subject.identity.device_type {
@@ -140,7 +143,7 @@ impl Rig {
         let shard = Shard::spawn(ShardConfig::new(0, engine, shard_metrics), |_| Host::default()).unwrap();
         let line = InterruptLine::new().unwrap();
         let place = Place { ram, vm, metrics, log, line, woken: Arc::default(), shard };
-        place.put(subject, limiter, drain_deadline, state)
+        place.put(subject, (limiter, buffers), drain_deadline, state)
     }
 
     /// Stops the device and puts another of its kind in its place, which has the shard, the memory and the numbers
@@ -168,7 +171,7 @@ impl Rig {
             woken: Arc::clone(woken),
             shard,
         };
-        place.put(subject, LimiterSeed::unlimited(), DRAIN_DEADLINE, restored)
+        place.put(subject, (LimiterSeed::unlimited(), Buffers::unlimited()), DRAIN_DEADLINE, restored)
     }
 
     /// Whether a device with this rig's memory would take the state, as far as its registers go.
@@ -366,7 +369,7 @@ impl Place {
     fn put(
         self,
         subject: Subject,
-        limiter: LimiterSeed,
+        (limiter, buffers): (LimiterSeed, Buffers),
         drain_deadline: Duration,
         state: Option<VirtioState>,
     ) -> Rig {
@@ -394,8 +397,10 @@ impl Place {
         if let Some(state) = state {
             seed.restore(state).unwrap();
         }
+        let payer = Arc::clone(&vm);
         let start: Run = Box::new(move |cx, host| {
-            host.worker = Some(std::rc::Rc::new(seed.run(cx, &Owner::shard())));
+            let owner = Owner::with_buffers(payer, buffers);
+            host.worker = Some(std::rc::Rc::new(seed.run(cx, &owner)));
         });
         assert!(shard.send(start).is_ok(), "the shard takes commands");
         let mut bus = Bus::new(BusKind::Mmio);

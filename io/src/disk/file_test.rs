@@ -6,6 +6,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::*;
+use crate::buffers::Buffers;
 use crate::disk::{DiskError, DiskOptions, SECTOR};
 use crate::engine::EngineKind;
 use crate::file::FILE_THREADS;
@@ -29,6 +30,7 @@ on_both_engines!(
     a_disk_follows_the_size_of_its_file,
     contents_are_durable_in_the_file,
     a_file_stays_locked_while_operations_are_under_way,
+    sec_02_copies_that_do_not_fit_wait_for_those_before_them,
 );
 
 const MIB: u64 = 1 << 20;
@@ -83,6 +85,51 @@ fn lease(ram: &GuestRam, gpa: u64, len: u64, use_: LeaseUse) -> Lease {
 fn pattern(seed: u64, len: u64) -> Vec<u8> {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     (0..len).map(|_| random.next() as u8).collect()
+}
+
+#[test]
+fn an_operation_takes_no_more_memory_than_is_counted_for_it() {
+    let (_check, file) = open_aligned(SIZE, LARGE);
+    with_disk(EngineKind::Epoll, file, |_, disk, ram, _| async move {
+        let operations = [
+            size_of_val(&disk.read_all(lease(&ram, 0, 512, LeaseUse::Target), 0)),
+            size_of_val(&disk.write_all(lease(&ram, 0, 512, LeaseUse::Source), 0)),
+            size_of_val(&disk.give_back(0, 512)),
+            size_of_val(&disk.zero(0, 512, true)),
+        ];
+        let engine = 1024;
+        let most = operations.into_iter().max().unwrap() + engine;
+        assert!(most as u64 <= crate::disk::OPERATION_BYTES, "{operations:?}");
+    });
+}
+
+fn sec_02_copies_that_do_not_fit_wait_for_those_before_them(engine: EngineKind) {
+    let (check, file) = open_aligned(SIZE, LARGE);
+    check.write_all_at(&pattern(1, SIZE), 0).unwrap();
+    on_shard(engine, |cx| async move {
+        let buffers = Buffers::new(3 * 4096);
+        let owner = Owner::with_buffers(vm_metrics(), buffers.clone());
+        let disk = Rc::new(FileDisk::new(&cx, &owner, file, Box::new(|| ())));
+        let ram = ram();
+        // At an odd address: each takes a copy of a block.
+        let reads = (0..32).map(|n| {
+            let lease = lease(&ram, n * 1024 + 1, 512, LeaseUse::Target);
+            let disk = Rc::clone(&disk);
+            cx.spawn(&owner, async move { disk.read(lease, n * 512).await.0.unwrap() })
+        });
+        for read in reads.collect::<Vec<_>>() {
+            read.await.unwrap();
+        }
+        for n in 0..32 {
+            let mut bytes = [0; 512];
+            ram.read(n * 1024 + 1, &mut bytes).unwrap();
+            let from = n as usize * 512;
+            assert_eq!(bytes, pattern(1, SIZE)[from..from + 512], "{n}");
+        }
+        let reading = buffers.reading();
+        assert!(reading.used == 0 && reading.peak > 0 && reading.peak <= reading.max, "{reading:?}");
+        assert!(reading.held_back > 0, "{reading:?}");
+    });
 }
 
 /// Xorshift: the same in every run.
