@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlet_metrics::{
-    BootPhase, BufferReading, BufferSource, DeviceKind, ExitKind, LimiterReading, LimiterSource, LimiterTokens, Registry, RequestKind,
-    RequestStatus, VmInfo,
+    BootPhase, BufferReading, BufferSource, DeviceKind, ExitKind, LimiterReading, LimiterSource,
+    LimiterTokens, Registry, RequestKind, RequestStatus, VmInfo,
 };
 
 /// Runs `promtool check metrics` on `text`; returns whether it was content, and all that it said.

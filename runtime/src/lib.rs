@@ -38,12 +38,12 @@ mod vm;
 
 pub use assembly::Resources;
 pub use config::{
-    BootProtocol, BootSource, Bucket, BufferLimits, CONSOLE_ID, CacheType, CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US,
-    DEFAULT_QUEUE_SIZE, DiskLimits, Drive, DriveExtras, DriveIoEngine, ENTROPY_ID, Entropy, Extras,
-    HugePages, ImageRef, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US, MAX_CPU_WEIGHT, MAX_DEVICES,
-    MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_MEMORY_MIB, MAX_NAME, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL,
-    MAX_VCPUS, MAX_VOLATILE_DISK, MAX_WEIGHT, MIN_BUFFERS_MAX, MIN_CPU_PERIOD_US, MIN_MEMORY_MIB, MIN_QUEUE_SIZE,
-    MachineConfig, RateLimiter, TenantConfig, TenantLimits, VmConfig, Volatile,
+    BootProtocol, BootSource, Bucket, BufferLimits, CONSOLE_ID, CacheType, CpuLimits, CpuMax,
+    DEFAULT_CPU_PERIOD_US, DEFAULT_QUEUE_SIZE, DiskLimits, Drive, DriveExtras, DriveIoEngine, ENTROPY_ID,
+    Entropy, Extras, HugePages, ImageRef, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US, MAX_CPU_WEIGHT,
+    MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_MEMORY_MIB, MAX_NAME, MAX_QUEUE_SIZE, MAX_QUEUES,
+    MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MAX_WEIGHT, MIN_BUFFERS_MAX, MIN_CPU_PERIOD_US, MIN_MEMORY_MIB,
+    MIN_QUEUE_SIZE, MachineConfig, RateLimiter, TenantConfig, TenantLimits, VmConfig, Volatile,
 };
 pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole, StreamConsole};
 pub use cpu::DEFAULT_CPU_WEIGHT;

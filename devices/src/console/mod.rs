@@ -33,7 +33,8 @@ use crate::error::GuestError;
 use crate::state::StateError;
 use crate::virtio::spec::device_type;
 use crate::virtio::{
-    ConfigSpace, DeviceMemory, DeviceState, HostEvent, Identity, LocalBoxFuture, QueueParts, QueueState, VirtioDevice,
+    ConfigSpace, DeviceMemory, DeviceState, HostEvent, Identity, LocalBoxFuture, QueueParts, QueueState,
+    VirtioDevice,
 };
 
 /// Capacity in bytes of a pipe that suits a console.

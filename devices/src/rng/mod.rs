@@ -15,8 +15,8 @@ use crate::log_limit::LogLimit;
 use crate::state::StateError;
 use crate::virtio::spec::device_type;
 use crate::virtio::{
-    Chain, ConfigSpace, DeviceMemory, DeviceState, Identity, LocalBoxFuture, QueueParts, QueueState, QueueTask,
-    RequestHandler, VirtioDevice,
+    Chain, ConfigSpace, DeviceMemory, DeviceState, Identity, LocalBoxFuture, QueueParts, QueueState,
+    QueueTask, RequestHandler, VirtioDevice,
 };
 
 /// Most random bytes of one request; a longer buffer gets a short answer, as section 5.4.6.1 allows.

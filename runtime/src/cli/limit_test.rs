@@ -47,6 +47,12 @@ fn disk_limits_count_bytes_by_1024_and_operations_by_1000() {
 }
 
 #[test]
+fn buffers_are_counted_by_1024() {
+    assert_eq!(limits(&["buffers.max=4M"]), Ok(LimitsConfig::default().buffers_max(4 << 20)));
+    assert_eq!(limits(&["buffers.max=4M", "buffers.max=max"]), Ok(LimitsConfig::default()));
+}
+
+#[test]
 fn mistakes_are_explained() {
     for (text, what) in [
         ("", "comma too many"),
@@ -62,6 +68,7 @@ fn mistakes_are_explained() {
         ("disk.bps=10X", "suffixes"),
         ("disk.bps=1.5M", "not a number"),
         ("disk.iops=99999999999T", "too large"),
+        ("buffers.max=much", "not a number"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(what), "{text}: {error}");

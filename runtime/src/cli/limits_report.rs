@@ -6,13 +6,14 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use ringlet::{CpuMax, Vm, VmConfig};
-use ringlet_metrics::{LimiterReading, LimiterTokens};
+use ringlet_metrics::{BufferReading, LimiterReading, LimiterTokens};
 
 /// The report of a VM that has run for `time`, a line for each limit.
 pub(super) fn of(vm: &Vm, config: &VmConfig, time: Duration) -> String {
     let metrics = vm.metrics();
     let mut text = format!("limits over {:.3} s:\n", time.as_secs_f64());
-    if let Some(max) = config.ringlet.limits.cpu.max {
+    let limits = &config.ringlet.limits;
+    if let Some(max) = limits.cpu.max {
         let used: u64 = metrics.vcpu_cpu_nanos().iter().map(|(_, nanos)| nanos).sum();
         let used = Duration::from_nanos(used + metrics.shard_busy_nanos.get());
         let throttled = Duration::from_nanos(metrics.cpu_throttled_nanos.get());
@@ -24,7 +25,10 @@ pub(super) fn of(vm: &Vm, config: &VmConfig, time: Duration) -> String {
     for (name, reading) in &limited {
         text.push_str(&limiter(name, reading, time));
     }
-    if limited.is_empty() && config.ringlet.limits.cpu.max.is_none() {
+    if let (Some(max), Some(reading)) = (limits.buffers.max, metrics.buffers()) {
+        text.push_str(&buffers(max, &reading));
+    }
+    if limited.is_empty() && limits.cpu.max.is_none() && limits.buffers.max.is_none() {
         text.push_str("  none\n");
     }
     text
@@ -48,6 +52,13 @@ fn cpu(
         used.as_secs_f64(),
         share(used.as_secs_f64(), time.as_secs_f64()),
         waited.as_secs_f64(),
+    )
+}
+
+fn buffers(max: u64, reading: &BufferReading) -> String {
+    let BufferReading { peak, held_back, .. } = reading;
+    format!(
+        "  buffers.max: asked at most {max} bytes; {peak} at once; {held_back} requests waited for memory\n"
     )
 }
 
@@ -91,6 +102,11 @@ mod tests {
             limiter("disk0", &reading, Duration::from_secs(2)),
             "  disk0: asked 10000.0 read bytes/s; obtained 20 requests (10.0/s), 20000 bytes (10000/s); 3 waited, \
              1.500 s in all\n"
+        );
+        let reading = BufferReading { max: 4096, used: 0, peak: 4000, held_back: 7 };
+        assert_eq!(
+            buffers(4096, &reading),
+            "  buffers.max: asked at most 4096 bytes; 4000 at once; 7 requests waited for memory\n"
         );
         let max = CpuMax { quota_us: 50_000, period_us: 200_000 };
         assert_eq!(

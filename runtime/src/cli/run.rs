@@ -50,12 +50,13 @@ pub(super) struct RunArgs {
     #[arg(long = "disk", value_name = "SOURCE[,OPTION]…", value_parser = disk::parse)]
     disks: Vec<DiskArg>,
 
-    /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N
+    /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N, buffers.max=SIZE
     ///
     /// cpu.max=50ms/100ms is half a CPU, for all vCPUs and devices together; PERIOD is 100ms if absent, 1ms to 1s.
     /// cpu.weight is the share of CPUs that others want too, 1 to 10000, 100 if absent; more than that takes a privilege.
     /// disk.* is of all disks together, each second: rbps, wbps and bps are bytes read, written and both (K, M, G: 1024);
     /// riops, wiops and iops are requests (K, M, G: 1000). disk.weight is the share of what its tenant may use, 1 to 10000.
+    /// buffers.max is the memory that the host holds for it besides guest RAM, such as requests in flight (K, M, G: 1024).
     /// `max` takes away what the configuration file limits. With --count, each VM has these limits for itself.
     #[arg(long = "limit", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = limit::parse)]
     limits: Vec<LimitArg>,

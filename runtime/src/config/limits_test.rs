@@ -23,6 +23,14 @@ fn limits_are_read_and_written() {
 }
 
 #[test]
+fn a_limit_of_buffers_is_a_number_of_bytes() {
+    let read = config(r#"{"buffers": {"max": 4194304}}"#).unwrap();
+    assert_eq!(read, VmConfig::new("spin").limits(LimitsConfig::default().buffers_max(4 << 20)));
+    let written = serde_json::to_string(&read.ringlet.limits).unwrap();
+    assert_eq!(written, r#"{"buffers":{"max":4194304}}"#);
+}
+
+#[test]
 fn bad_limits_are_refused_with_field_and_range() {
     for (limits, what) in [
         (r#"{"cpu": {"max": {"quota_us": 999}}}"#, "cpu.max.quota_us: 999 is not in 1000..=32000000"),
@@ -40,6 +48,12 @@ fn bad_limits_are_refused_with_field_and_range() {
         (r#"{"disk": {"rbps": 0}}"#, "limits.disk: rbps is 0: nothing would ever pass"),
         (r#"{"disk": {"iops": 0, "bps": 1}}"#, "limits.disk: iops is 0"),
         (r#"{"disk": {"rbytes": 1}}"#, "unknown field `rbytes`"),
+        (
+            r#"{"buffers": {"max": 131071}}"#,
+            "buffers.max: 131071 bytes are too few; no VM takes less than 131072",
+        ),
+        (r#"{"buffers": {"max": 0}}"#, "buffers.max: 0 bytes are too few"),
+        (r#"{"buffers": {"most": 1}}"#, "unknown field `most`"),
     ] {
         let error = config(limits).unwrap_err();
         assert!(error.contains(what), "{limits}: {error}");

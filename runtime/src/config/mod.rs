@@ -23,8 +23,9 @@ pub use devices::{
     Volatile,
 };
 pub use limits::{
-    BufferLimits, CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US,
-    MAX_CPU_WEIGHT, MAX_WEIGHT, MIN_BUFFERS_MAX, MIN_CPU_PERIOD_US, TenantConfig, TenantLimits,
+    BufferLimits, CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, MAX_CPU_PERIOD_US,
+    MAX_CPU_QUOTA_US, MAX_CPU_WEIGHT, MAX_WEIGHT, MIN_BUFFERS_MAX, MIN_CPU_PERIOD_US, TenantConfig,
+    TenantLimits,
 };
 pub use rate_limiter::{Bucket, RateLimiter};
 
