@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Guest, Host, deadline, eventually, on_both_engines};
-use ringlet::{LimitsConfig, VmConfig, VmMetrics};
+use ringlet::{Drive, LimitsConfig, VmConfig, VmMetrics};
 use ringlet_metrics::ExitKind;
 
 const MS: u64 = 1_000_000;
@@ -62,6 +62,16 @@ on_both_engines! {
 
     async fn sec_02_a_vm_that_sleeps_between_bursts_gets_no_more_either(host: Host) {
         no_more_than(&host, limited("burst", 5, 50).vcpus(2).args(["700", "300"]), 12).await;
+    }
+
+    async fn sec_02_the_event_loops_time_counts_towards_the_quota(host: Host) {
+        let endless = ["--mode", "randread", "--depth", "64", "--total", "1T", "--timeout", "600"];
+        for (guest, args) in [("storm", &["bells"][..]), ("blkbench", &endless)] {
+            let config = limited(guest, 10, 50).drive(Drive::null("null", 1 << 20)).args(args.iter().copied());
+            let guest = no_more_than(&host, config, 12).await;
+            let busy = guest.vm.metrics().shard_busy_nanos.get();
+            assert!(busy > MS, "the event loop had only {busy} ns for it");
+        }
     }
 
     async fn a_vm_that_wants_less_than_its_quota_is_never_throttled(host: Host) {

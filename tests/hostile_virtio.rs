@@ -1,12 +1,15 @@
 //! Drivers that mean harm, on real KVM: the guest `hostile-virtio` attacks every device of its VM through real registers
 //! and rings, and looks for memory that was written although it was not offered, or no longer. Here it runs beside VMs
-//! that use the same devices and the same event loop, and must be served all the time.
+//! that use the same devices and the same event loop, and must be served all the time. Others ask for one thing
+//! without end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
 
-use common::{Guest, Host, deadline, on_both_engines, rounds};
-use ringlet::{Drive, Outcome, VmConfig};
+use std::collections::BTreeSet;
+
+use common::{Guest, Host, deadline, eventually, on_both_engines, rounds, within};
+use ringlet::{Console, ConsoleBuffer, Drive, Outcome, Resources, VmConfig};
 use ringlet_metrics::GuestErrorKind;
 
 /// Seeds of both engines together.
@@ -25,7 +28,11 @@ fn disk_file() -> tempfile::NamedTempFile {
 
 /// An attacker with a device of each kind; every third seed has two vCPUs, one of which rewrites what the other offers.
 fn attacker(host: &Host, seed: u64, file: &tempfile::NamedTempFile) -> Guest {
-    let config = VmConfig::new("hostile-virtio")
+    host.bundled_with(attacker_of(seed, file))
+}
+
+fn attacker_of(seed: u64, file: &tempfile::NamedTempFile) -> VmConfig {
+    VmConfig::new("hostile-virtio")
         .memory_mib(64)
         .vcpus(1 + u32::from(seed % 3 == 2))
         .drive(Drive::file("file", file.path()))
@@ -34,18 +41,60 @@ fn attacker(host: &Host, seed: u64, file: &tempfile::NamedTempFile) -> Guest {
         .entropy()
         .console()
         .timeout(deadline())
-        .args([seed.to_string()]);
-    host.bundled_with(config)
+        .args([seed.to_string()])
 }
 
-/// A VM that harms nobody: it writes to its disk, reads it back and compares.
-fn innocent(host: &Host) -> Guest {
-    let args = ["--verify", "--mode", "randrw", "--total", "2M", "--block-size", "4K", "--timeout", "120"];
+/// A VM that harms nobody: it writes `total` to its disk, reads it back and compares.
+fn innocent(host: &Host, total: &str) -> Guest {
+    let args = ["--verify", "--mode", "randrw", "--total", total, "--block-size", "4K", "--timeout", "120"];
     let disk = Drive::memory("own", 1 << 20);
     host.bundled_with(VmConfig::new("blkbench").memory_mib(64).drive(disk).args(args))
 }
 
+/// The names of all series of the first VM.
+fn series(host: &Host) -> BTreeSet<String> {
+    let text = host.runtime.registry().encode();
+    let ours = text.lines().filter(|line| line.contains(r#"{vm="vm-1""#));
+    ours.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
 on_both_engines! {
+    async fn sec_02_no_guest_adds_a_metric_series(host: Host) {
+        let file = disk_file();
+        let config = attacker_of(u64::from(host.is_epoll()), &file).vcpus(1);
+        let console = Console::Buffer(ConsoleBuffer::new(1 << 16));
+        let resources = Resources { console, ..Resources::default() };
+        let vm = host.runtime.create(&config, resources).unwrap();
+        // A vCPU is told of when its thread is there.
+        eventually("the vCPU is there", || !vm.metrics().vcpu_cpu_nanos().is_empty());
+        let before = series(&host);
+        assert!(before.len() > 100, "{before:?}");
+        vm.start().await.unwrap();
+        assert_eq!(*within(vm.wait()).await, Outcome::Exited { code: 0 });
+        assert!(vm.metrics().guest_errors.total() > 100, "it was tame");
+        assert_eq!(series(&host), before);
+    }
+
+    async fn sec_02_guests_that_keep_the_event_loop_busy_leave_it_to_the_vm_beside_them(host: Host) {
+        for (what, disk) in [("bells", true), ("resets", true), ("output", false), ("timer", false)] {
+            let mut config = VmConfig::new("storm").memory_mib(16).args([what]);
+            if disk {
+                config = config.drive(Drive::null("null", 1 << 20));
+            }
+            let storms = [host.bundled_with(config.clone()), host.bundled_with(config)];
+            let busy = |guest: &Guest| guest.vm.metrics().shard_busy_nanos.get();
+            // It is at work already.
+            let begun = storms.each_ref().map(busy);
+            let innocent = innocent(&host, "256K");
+            assert_eq!(*innocent.outcome().await, Outcome::Exited { code: 0 }, "{what}: {}", innocent.printed());
+            for (guest, begun) in storms.iter().zip(begun) {
+                eventually("the event loop works for it, and tells", || busy(guest) > begun || what == "timer");
+                within(guest.vm.pause()).await.unwrap();
+                assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped, "{what}");
+            }
+        }
+    }
+
     async fn sec_08_hostile_drivers_change_no_memory_that_they_did_not_offer_and_harm_nobody(host: Host) {
         let parity = u64::from(host.is_epoll());
         let seeds: Vec<_> = (0..rounds(SEEDS)).filter(|seed| seed % 2 == parity).collect();
@@ -54,7 +103,7 @@ on_both_engines! {
             let files: Vec<_> = batch.iter().map(|_| disk_file()).collect();
             let attackers: Vec<_> =
                 batch.iter().zip(&files).map(|(&seed, file)| attacker(&host, seed, file)).collect();
-            let innocent = innocent(&host);
+            let innocent = innocent(&host, "2M");
             let outcome = innocent.outcome().await;
             assert_eq!(*outcome, Outcome::Exited { code: 0 }, "{}", innocent.printed());
             for (guest, seed) in attackers.iter().zip(batch) {

@@ -86,6 +86,19 @@ on_both_engines! {
         assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
     }
 
+    async fn sec_02_a_guest_prints_no_more_on_its_console_than_its_limit(host: Host) {
+        let limiter = RateLimiter { bandwidth: None, ops: Some(HARDLY) };
+        let config = VmConfig::new("echo").memory_mib(16).console().console_rate_limiter(limiter);
+        let guest = host.bundled_with(config);
+        assert!(within(guest.vm.console_input().unwrap().send(b"hello\n")).await);
+        until_something_waits(&guest, "console0");
+        assert_eq!(reading(&guest, "console0").operations, 1);
+        let unlimited = RateLimiter { bandwidth: None, ops: Some(Bucket { size: 0, ..HARDLY }) };
+        guest.vm.set_rate_limiter("console0", unlimited).await.unwrap();
+        assert!(within(guest.vm.console_input().unwrap().send(b"quit\n")).await);
+        assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
+    }
+
     async fn the_limit_of_all_disks_is_a_level_of_its_own(host: Host) {
         let mut config = reader([null(None), Drive::null("more", 1 << 20)], 64);
         config.ringlet.limits = reads(40);
@@ -201,6 +214,22 @@ on_both_engines! {
         assert_eq!(reading(&guest, "data").operations, 1);
         assert_eq!(*within(guest.vm.stop()).await, Outcome::Stopped);
     }
+}
+
+#[test]
+fn the_vms_of_a_tenant_of_the_command_line_have_its_limits_together() {
+    // Together, each of the two waits for more than half of all.
+    let total = (4096 * (100 + rounds(50))).to_string();
+    let args = ["run", "blkbench", "--count", "2", "--disk", "null:1M", "--tenant", "acme,disk.iops=500"];
+    let begun = Instant::now();
+    run(&[&args[..], &["--", "--total", &total]].concat()).expect(0);
+    let most = 50.0 + 500.0 * begun.elapsed().as_secs_f64() + 1.0;
+    let least = 2 * (100 + rounds(50));
+    assert!(least as f64 <= most, "{least} requests, at most {most}");
+    let refused = run(&["run", "exit", "--tenant", "acme,cpu.max=50ms"]).expect(125);
+    assert!(refused.stderr.contains("limits of disks only"), "{}", refused.stderr);
+    let refused = run(&["run", "exit", "--tenant", "a b"]).expect(125);
+    assert!(refused.stderr.contains("tenant.name"), "{}", refused.stderr);
 }
 
 #[test]

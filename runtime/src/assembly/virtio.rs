@@ -69,7 +69,7 @@ enum Planned {
     Disk(BlockOptions, DiskSource, DeviceLimits),
     Entropy(DeviceLimits),
     /// Shows its output there.
-    Console(Console),
+    Console(Console, DeviceLimits),
 }
 
 /// The devices on their bus, for their shard.
@@ -121,7 +121,8 @@ impl Virtio {
             devices.push(Planned::Entropy(DeviceLimits { own, disks: None }));
         }
         if config.ringlet.console {
-            devices.push(Planned::Console(console));
+            let own = config.ringlet.console_rate_limiter.unwrap_or_default().limits();
+            devices.push(Planned::Console(console, DeviceLimits { own, disks: None }));
         }
         Ok(Self { devices, drain_limit: config.drain_limit() })
     }
@@ -136,7 +137,7 @@ impl Virtio {
                     bill.add(options.id.as_str(), memory.and(copy, copy * (BOUNCE_BUFFERS - 1)));
                 }
                 Planned::Entropy(_) => bill.add(ENTROPY_ID, Rng::memory()),
-                Planned::Console(console) => bill.add(CONSOLE_ID, console_memory(console, serial)),
+                Planned::Console(console, _) => bill.add(CONSOLE_ID, console_memory(console, serial)),
             }
         }
     }
@@ -185,7 +186,7 @@ impl Planned {
         match self {
             Self::Disk(options, source, limits) => disk(site, options, source, limits),
             Self::Entropy(limits) => entropy(site, limits),
-            Self::Console(console) => virtio_console(site, console, installed),
+            Self::Console(console, limits) => virtio_console(site, console, limits, installed),
         }
     }
 }
@@ -245,7 +246,12 @@ fn entropy(site: &Site<'_>, limits: DeviceLimits) -> Made {
     }
 }
 
-fn virtio_console(site: &Site<'_>, console: Console, installed: &mut Installed) -> Made {
+fn virtio_console(
+    site: &Site<'_>,
+    console: Console,
+    limits: DeviceLimits,
+    installed: &mut Installed,
+) -> Made {
     let metrics = site.metrics.register_device(CONSOLE_ID, DeviceKind::Console);
     let (typed, input) = pipe(PIPE_CAPACITY);
     let (stream, printed) = pipe(PIPE_CAPACITY);
@@ -266,7 +272,7 @@ fn virtio_console(site: &Site<'_>, console: Console, installed: &mut Installed) 
             Ok(Box::new(ConsoleDevice::new(parts)) as Box<dyn VirtioDevice>)
         }),
         metrics,
-        limits: DeviceLimits::default(),
+        limits,
     }
 }
 

@@ -44,6 +44,13 @@ enum Disk {
     Requests,
 }
 
+impl LimitArg {
+    /// True if all of it is about disks.
+    pub(super) fn is_of_disks(&self) -> bool {
+        self.0.iter().all(|limit| matches!(limit, Limit::Disk(..) | Limit::DiskWeight(_)))
+    }
+}
+
 /// Understands `KEY=VALUE[,KEY=VALUE]…`.
 pub(super) fn parse(text: &str) -> Result<LimitArg, String> {
     let mut limits = Vec::new();

@@ -14,6 +14,7 @@ mod signals;
 mod size;
 mod stdin;
 mod supervise;
+mod tenant;
 mod terminal;
 
 use std::io::{self, IsTerminal, Write};

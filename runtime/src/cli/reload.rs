@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 
-use ringlet::{Bucket, Drive, ENTROPY_ID, Error, RateLimiter, Runtime, TenantConfig, Vm, VmConfig};
+use ringlet::{
+    Bucket, CONSOLE_ID, Drive, ENTROPY_ID, Error, RateLimiter, Runtime, TenantConfig, Vm, VmConfig,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliResult;
@@ -119,6 +121,10 @@ fn changed_devices(old: &VmConfig, new: &VmConfig) -> Vec<(String, RateLimiter)>
         let change = change(old.rate_limiter.unwrap_or_default(), new.rate_limiter.unwrap_or_default());
         changes.extend(change.map(|change| (ENTROPY_ID.to_owned(), change)));
     }
+    if old.ringlet.console && new.ringlet.console {
+        let of = |config: &VmConfig| config.ringlet.console_rate_limiter.unwrap_or_default();
+        changes.extend(change(of(old), of(new)).map(|change| (CONSOLE_ID.to_owned(), change)));
+    }
     changes
 }
 
@@ -160,6 +166,16 @@ mod tests {
         let mut limited = disk(Some(RateLimiter::bytes(1 << 20)));
         limited.entropy.as_mut().unwrap().rate_limiter = Some(RateLimiter::operations(10));
         assert_eq!(changed_devices(&limited, &VmConfig::new("blkbench")), []);
+    }
+
+    #[test]
+    fn the_console_has_limits_as_any_device() {
+        let slow = RateLimiter::bytes(1 << 10);
+        let (plain, limited) = (disk(None).console(), disk(None).console().console_rate_limiter(slow));
+        assert_eq!(changed_devices(&plain, &limited), [(CONSOLE_ID.into(), slow)]);
+        let gone = RateLimiter { bandwidth: Some(UNLIMITED), ops: None };
+        assert_eq!(changed_devices(&limited, &plain), [(CONSOLE_ID.into(), gone)]);
+        assert_eq!(changed_devices(&limited, &disk(None)), []);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::disk::{self, DiskArg};
 use super::limit::{self, LimitArg};
 use super::log::LogLevel;
 use super::size;
+use super::tenant::{self, TenantArg};
 
 /// Options of `ringlet run`.
 #[derive(Debug, Args)]
@@ -60,6 +61,13 @@ pub(super) struct RunArgs {
     /// `max` takes away what the configuration file limits. With --count, each VM has these limits for itself.
     #[arg(long = "limit", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = limit::parse)]
     limits: Vec<LimitArg>,
+
+    /// Whom the VM belongs to: NAME, then what all VMs of it may use together, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N
+    ///
+    /// With --count, all VMs are of this tenant and share its limits by their own disk.weight (see --limit). The keys
+    /// are those of --limit, and win over the configuration file's where that names the same tenant.
+    #[arg(long, value_name = "NAME[,KEY=VALUE]…", value_parser = tenant::parse)]
+    tenant: Option<TenantArg>,
 
     /// When a VM has ended, say on standard error what its limits asked for, what it obtained, and how long it waited
     #[arg(long)]
@@ -239,6 +247,9 @@ impl RunArgs {
             config = config.huge_pages(HugePages::TwoM);
         }
         limit::add(&mut config.ringlet.limits, &self.limits);
+        if let Some(arg) = &self.tenant {
+            tenant::set(&mut config, arg);
+        }
         disk::add(&mut config, &self.disks);
         if self.rng {
             config = config.entropy();

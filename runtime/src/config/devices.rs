@@ -321,6 +321,12 @@ pub(super) fn validate(config: &VmConfig) -> Result<()> {
     if let Some(limiter) = config.entropy.and_then(|entropy| entropy.rate_limiter) {
         limiter.validate().map_err(|reason| Error::config("entropy.rate_limiter", reason))?;
     }
+    if let Some(limiter) = config.ringlet.console_rate_limiter {
+        limiter.validate().map_err(|reason| Error::config("console_rate_limiter", reason))?;
+        if !config.ringlet.console {
+            return Err(Error::config("console_rate_limiter", "the VM has no virtio console (`console`)"));
+        }
+    }
     for (index, drive) in drives.iter().enumerate() {
         let id = &drive.drive_id;
         if drives.iter().skip(index + 1).any(|other| other.drive_id == *id) {

@@ -123,6 +123,21 @@ fn what_only_some_disks_can_is_refused_for_the_others() {
 }
 
 #[test]
+fn a_console_is_limited_only_if_there_is_one() {
+    let limiter = RateLimiter::bytes(10_240);
+    let config = VmConfig::new("echo").console().console_rate_limiter(limiter);
+    config.validate().unwrap();
+    let json = serde_json::to_string(&config).unwrap();
+    assert!(
+        json.contains(r#""console_rate_limiter":{"bandwidth":{"size":1024,"refill_time":100}}"#),
+        "{json}"
+    );
+    assert_eq!(serde_json::from_str::<VmConfig>(&json).unwrap(), config);
+    let error = VmConfig::new("echo").console_rate_limiter(limiter).validate().unwrap_err().to_string();
+    assert!(error.contains("console_rate_limiter: the VM has no virtio console"), "{error}");
+}
+
+#[test]
 fn sec_02_a_vm_has_no_more_devices_than_interrupts() {
     let full = (0..MAX_DEVICES)
         .fold(VmConfig::new("hello"), |config, n| config.drive(Drive::null(format!("d{n}"), 512)));

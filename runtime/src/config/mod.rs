@@ -133,6 +133,9 @@ pub struct Extras {
     /// A virtio console beside the serial port.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub console: bool,
+    /// Limits of what goes through the virtio console, in both directions together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_rate_limiter: Option<RateLimiter>,
     /// How long the devices may take to complete what is under way when the VM pauses or ends, in milliseconds, 1 to
     /// [`MAX_DRAIN_TIMEOUT_MS`]; 5,000 if absent. What takes longer is cancelled, and the VM cannot go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -325,6 +328,13 @@ impl VmConfig {
     #[must_use]
     pub fn console(mut self) -> Self {
         self.ringlet.console = true;
+        self
+    }
+
+    /// Limits of what goes through the virtio console.
+    #[must_use]
+    pub fn console_rate_limiter(mut self, limiter: RateLimiter) -> Self {
+        self.ringlet.console_rate_limiter = Some(limiter);
         self
     }
 
