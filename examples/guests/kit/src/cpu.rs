@@ -65,6 +65,20 @@ pub fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// A random number of the processor's, if it has such.
+#[must_use]
+pub fn random() -> Option<u64> {
+    /// How often the processor may have none ready (Intel SDM volume 1, 7.3.17.1).
+    const ATTEMPTS: usize = 10;
+    let has_one = cpuid(1, 0).ecx & 1 << 30 != 0;
+    (0..if has_one { ATTEMPTS } else { 0 }).find_map(|_| {
+        let (number, done): (u64, u8);
+        // SAFETY: changes nothing but what is listed; CPUID says that there is the instruction.
+        unsafe { asm!("rdrand {}", "setc {}", out(reg) number, out(reg_byte) done, options(nomem, nostack)) };
+        (done != 0).then_some(number)
+    })
+}
+
 /// Reads a model-specific register.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! It owns the machine from the first instruction: both boot entries (PVH and Linux 64-bit), rings, interrupt stubs,
 //! page tables, console, memory, time, further processors, and the ways out; with the feature `virtio` also virtio over
-//! MMIO. It has no scheduler and no processes, and touches no device that the program does not ask for.
+//! MMIO, with `net` a TCP/IP stack. It has no scheduler and no processes, and touches no device that the program does not ask for.
 //!
 //! The program runs in **ring 3** with all of memory and all ports, and reaches ring 0 by `ud2` for the few things
 //! that need it: on KVM backends that interpret ring 0 that is the difference between native speed and a few million
@@ -38,6 +38,8 @@ mod layout;
 mod mem;
 pub mod memory;
 pub mod mmio;
+#[cfg(feature = "net")]
+pub mod net;
 mod paging;
 mod percpu;
 pub mod port;

@@ -1,0 +1,253 @@
+//! A virtio network device (virtio 1.2, 5.1): its features, its configuration, its two queues.
+
+use core::fmt;
+
+use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
+use smoltcp::time::Instant;
+
+use super::rx::{Rx, RxToken};
+use super::tx::{Tx, TxToken};
+use super::{Error, feature};
+use crate::boot::Context;
+use crate::virtio::{
+    self, Line, Transport, drivers::transport::DeviceStatus, drivers::transport::Transport as _,
+};
+use crate::{cpu, time};
+
+/// Device type (virtio 1.2, 5.1.1).
+const NETWORK: u32 = 1;
+
+/// Offsets in the configuration (virtio 1.2, 5.1.4).
+mod config {
+    pub(super) const MAC: usize = 0;
+    pub(super) const STATUS: usize = 6;
+    pub(super) const MTU: usize = 10;
+}
+
+/// `status`: the link is up.
+const LINK_UP: u16 = 1;
+/// Bytes of an IP packet, where the device does not say.
+const MTU_DEFAULT: u16 = 1500;
+/// The least that IPv4 works with (RFC 791).
+const MTU_MIN: u16 = 576;
+
+/// A network device that is up.
+#[derive(Debug)]
+pub(super) struct Device {
+    transport: Transport,
+    line: Line,
+    pub(super) rx: Rx,
+    pub(super) tx: Tx,
+    /// What was negotiated.
+    pub(super) features: u64,
+    pub(super) mac: [u8; 6],
+    /// Most bytes of an IP packet.
+    pub(super) mtu: u16,
+    pub(super) link_up: bool,
+    pub(super) interrupts: u64,
+    /// Set when a queue turns out to be broken: nothing moves any more.
+    failed: Option<Error>,
+}
+
+impl Device {
+    /// Sets device `index` up, of those that the command line names. `offloads`: whether the device may do checksums,
+    /// and hand in packets of TCP that are larger than the MTU.
+    pub(super) fn open(context: &Context, index: usize, offloads: bool) -> Result<Self, Error> {
+        let slot = virtio::find(context, NETWORK).nth(index).ok_or(Error::NoDevice)?;
+        let mut transport =
+            slot.open().map_err(|_| Error::Device("the device is not one that the driver knows"))?;
+        let features = negotiate(&mut transport, offloads)?;
+        let mac = mac(&transport, features)?;
+        let mtu = mtu(&transport, features)?;
+        let rx = Rx::new(&mut transport, features, mtu.into())?;
+        let tx = Tx::new(&mut transport, features, mtu.into())?;
+        virtio::finish(&mut transport);
+        let mut device = Self {
+            transport,
+            line: slot.line(),
+            rx,
+            tx,
+            features,
+            mac,
+            mtu,
+            link_up: true,
+            interrupts: 0,
+            failed: None,
+        };
+        device.rx.publish(&mut device.transport, true);
+        device.look_at_link();
+        Ok(device)
+    }
+
+    /// Looks whether the link is up, which costs an exit; whether that has changed.
+    pub(super) fn look_at_link(&mut self) -> bool {
+        let before = self.link_up;
+        if self.features & feature::STATUS != 0 {
+            // A device that has the feature has the field; if not, the link is what it was.
+            let status: Option<u16> = self.transport.read_config_space(config::STATUS).ok();
+            self.link_up = status.map_or(before, |status| status & LINK_UP != 0);
+        }
+        self.link_up != before
+    }
+
+    /// Shows the device everything that was sent and given back.
+    pub(super) fn publish(&mut self) {
+        self.tx.publish(&mut self.transport, true);
+        self.rx.publish(&mut self.transport, true);
+    }
+
+    /// What broke, if something did.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    /// Asks for an interrupt when there is something to do; whether there is already. While there is no room to answer
+    /// in, that is only the end of a packet that goes out.
+    pub(super) fn listen(&mut self) -> bool {
+        if self.tx.is_starved() { self.tx.listen() } else { self.rx.listen() }
+    }
+
+    /// Halts until an interrupt came, of the device or the timer; then asks for no more of the device's. Whether the
+    /// link has changed.
+    pub(super) fn wait(&mut self) -> Result<bool, Error> {
+        let taken = self.line.wait();
+        self.interrupts += u64::from(taken);
+        let about_packets = self.rx.has_finished() || self.tx.is_starved();
+        self.hush();
+        // Nothing says what an interrupt is about but the device's registers, each of which costs an exit. One that
+        // came with a packet may hide a change of the link until the next that brings nothing.
+        if taken == 0 || about_packets {
+            return Ok(false);
+        }
+        if self.transport.get_status().contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+            return Err(Error::Device("the device broke down, and asks for a reset"));
+        }
+        Ok(self.look_at_link())
+    }
+
+    pub(super) fn hush(&mut self) {
+        self.rx.hush();
+        self.tx.hush();
+    }
+
+    /// Notes an error where it cannot be returned; there is nothing to be had any more.
+    fn note<T: Default>(&mut self, result: Result<T, Error>) -> T {
+        result.unwrap_or_else(|error| {
+            self.failed.get_or_insert(error);
+            T::default()
+        })
+    }
+
+    fn has_room(&mut self) -> bool {
+        let room = self.tx.has_room();
+        self.note(room)
+    }
+}
+
+/// Takes what the device has of the features that this driver knows.
+fn negotiate(transport: &mut Transport, offloads: bool) -> Result<u64, Error> {
+    const PLAIN: u64 =
+        feature::MAC | feature::MTU | feature::STATUS | feature::MRG_RXBUF | virtio::feature::EVENT_IDX;
+    const RECEIVED: u64 = feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
+    let refused = |_| Error::Device("the device does not accept features that it offered");
+    let wanted = PLAIN | if offloads { feature::CSUM | RECEIVED } else { 0 };
+    let offered = transport.read_device_features();
+    // Large packets need GUEST_CSUM (5.1.3.1), and buffers of their size or MRG_RXBUF.
+    let large = feature::GUEST_CSUM | feature::MRG_RXBUF;
+    let wanted =
+        if offered & large == large { wanted } else { wanted & !(feature::GUEST_TSO4 | feature::GUEST_TSO6) };
+    virtio::negotiate(transport, wanted).map_err(refused)
+}
+
+/// The device's address, or one of our own (locally administered) if it has none.
+fn mac(transport: &Transport, features: u64) -> Result<[u8; 6], Error> {
+    let short = |_| Error::Device("the configuration is too short");
+    let mut mac = [0; 6];
+    if features & feature::MAC != 0 {
+        for (offset, byte) in mac.iter_mut().enumerate() {
+            *byte = transport.read_config_space(config::MAC + offset).map_err(short)?;
+        }
+        let unicast = mac[0] & 1 == 0 && mac != [0; 6];
+        return if unicast { Ok(mac) } else { Err(Error::Device("the device's address is no station's")) };
+    }
+    mac.copy_from_slice(&random().to_le_bytes()[..6]);
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
+}
+
+fn mtu(transport: &Transport, features: u64) -> Result<u16, Error> {
+    if features & feature::MTU == 0 {
+        return Ok(MTU_DEFAULT);
+    }
+    let mtu = transport.read_config_space(config::MTU);
+    let mtu: u16 = mtu.map_err(|_| Error::Device("the configuration is too short"))?;
+    if mtu >= MTU_MIN { Ok(mtu) } else { Err(Error::Device("the MTU is below 576")) }
+}
+
+/// A number that another guest, or the same at another time, does not have.
+pub(super) fn random() -> u64 {
+    cpu::random().unwrap_or_else(|| cpu::rdtsc().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ time::now())
+}
+
+impl phy::Device for Device {
+    type RxToken<'a> = RxToken<'a>;
+    type TxToken<'a> = TxToken<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
+        // A packet may be answered: without room for that it stays where it is.
+        if self.failed.is_some() || !self.has_room() {
+            return None;
+        }
+        self.rx.publish(&mut self.transport, false);
+        let frame = self.rx.next();
+        let frame = self.note(frame)?;
+        Some((RxToken { rx: &mut self.rx, frame }, TxToken { tx: &mut self.tx }))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<TxToken<'_>> {
+        if self.failed.is_some() || !self.has_room() {
+            return None;
+        }
+        self.tx.publish(&mut self.transport, false);
+        Some(TxToken { tx: &mut self.tx })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = super::frame_len(self.mtu.into());
+        capabilities.checksum = self.checksums();
+        capabilities
+    }
+}
+
+impl Device {
+    /// Which checksums the stack sees to.
+    fn checksums(&self) -> ChecksumCapabilities {
+        // With GUEST_CSUM the queue looks at those that the device has not: see `Rx::next`.
+        let of_packets = match (self.features & feature::CSUM != 0, self.features & feature::GUEST_CSUM != 0)
+        {
+            (true, true) => Checksum::None,
+            (true, false) => Checksum::Rx,
+            (false, true) => Checksum::Tx,
+            (false, false) => Checksum::Both,
+        };
+        let mut checksums = ChecksumCapabilities::default();
+        checksums.tcp = of_packets;
+        checksums.udp = of_packets;
+        checksums
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.mac;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}, MTU {}", self.mtu)?;
+        for (bit, name) in feature::NAMES {
+            if self.features & bit != 0 {
+                write!(f, ", {name}")?;
+            }
+        }
+        Ok(())
+    }
+}

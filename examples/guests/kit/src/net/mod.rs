@@ -1,0 +1,401 @@
+//! The network: a virtio device, and the TCP/IP stack of the crate `smoltcp` ([`stack`]) over it.
+//!
+//! [`Net`] is all that a guest needs: it takes packets in and sends them out when it is asked to, and halts the
+//! processor until there is something to do. Nothing runs by itself, nothing polls, and nothing here is part of a guest
+//! that does not use it.
+//!
+//! ```ignore
+//! let mut net = Net::open(context, &Settings::of(words(context.cmdline()))?)?;
+//! net.configure()?;
+//! let socket = net.sockets().add(…);
+//! loop {
+//!     net.poll()?;
+//!     …                   // read and write sockets
+//!     net.poll()?;        // what was written goes out
+//!     net.wait(None)?;
+//! }
+//! ```
+
+mod buffers;
+mod checksum;
+mod device;
+mod header;
+mod rx;
+mod settings;
+mod tx;
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::IpAddr;
+
+pub use settings::{ADDRESSES_MAX, Senseless, Settings};
+pub use smoltcp as stack;
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::{AnySocket, dhcpv4, tcp};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, IpCidr, IpEndpoint, Ipv6Address};
+
+use crate::boot::Context;
+use crate::interrupts::{self, TIMER_VECTOR};
+use crate::virtio::drivers::transport::Transport as _;
+use crate::virtio::{Broken, Transport};
+use crate::{lapic, time};
+use device::Device;
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// Most slots of a queue, and most bytes of its buffers.
+const SLOTS_MAX: usize = 256;
+const BUFFERS_MAX: usize = 1 << 20;
+/// Fewest slots: less than this, and the stack would wait for single packets.
+const SLOTS_MIN: usize = 4;
+/// Most packets that [`Net::poll`] takes in.
+const BUDGET: usize = 64;
+
+/// Features of a network device (virtio 1.2, 5.1.3).
+mod feature {
+    pub(super) const CSUM: u64 = 1;
+    pub(super) const GUEST_CSUM: u64 = 1 << 1;
+    pub(super) const MTU: u64 = 1 << 3;
+    pub(super) const MAC: u64 = 1 << 5;
+    pub(super) const GUEST_TSO4: u64 = 1 << 7;
+    pub(super) const GUEST_TSO6: u64 = 1 << 8;
+    pub(super) const MRG_RXBUF: u64 = 1 << 15;
+    pub(super) const STATUS: u64 = 1 << 16;
+
+    /// Those that make a difference to speed, by their names.
+    pub(super) const NAMES: [(u64, &str); 6] = [
+        (CSUM, "csum"),
+        (GUEST_CSUM, "guest-csum"),
+        (GUEST_TSO4, "guest-tso4"),
+        (GUEST_TSO6, "guest-tso6"),
+        (MRG_RXBUF, "mrg-rxbuf"),
+        (crate::virtio::feature::EVENT_IDX, "event-idx"),
+    ];
+}
+
+/// Why there is no network, or none any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The command line names no such device.
+    NoDevice,
+    /// The device does not come up, or broke.
+    Device(
+        /// What it did.
+        &'static str,
+    ),
+    /// The device's queues are too small.
+    Queue,
+    /// No memory for packets.
+    Memory,
+    /// No server has given an address.
+    NoAddress,
+}
+
+impl From<Broken> for Error {
+    fn from(_: Broken) -> Self {
+        Self::Device("the device returned a buffer that it did not have")
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoDevice => "no such network device; start with --net",
+            Self::Device(what) => what,
+            Self::Queue => "the queues of the device are too small",
+            Self::Memory => "not enough memory for packets: give the VM more",
+            Self::NoAddress => "no address: DHCP has no answer; say ip=ADDRESS/PREFIX",
+        })
+    }
+}
+
+/// What the device has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that came in.
+    pub rx_packets: u64,
+    /// Their bytes, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Packets that came in and were no good: too short, or with a wrong checksum.
+    pub rx_dropped: u64,
+    /// Packets that went out.
+    pub tx_packets: u64,
+    /// Their bytes, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Packets that were too long to be sent.
+    pub tx_dropped: u64,
+    /// Interrupts of the device.
+    pub interrupts: u64,
+    /// How often the device was told of packets to send.
+    pub notifications: u64,
+}
+
+/// A network device with a TCP/IP stack.
+pub struct Net {
+    device: Device,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    dhcp: Option<SocketHandle>,
+    /// Nanoseconds that DHCP may take.
+    patience: u64,
+    /// When the timer is going to fire.
+    armed: Option<u64>,
+}
+
+impl Net {
+    /// Sets up a device and a stack with the addresses of `settings` and the link-local one of IPv6. An address that
+    /// DHCP gives comes later: see [`configure`](Self::configure).
+    ///
+    /// # Errors
+    /// There is no device, or it does not come up.
+    pub fn open(context: &Context, settings: &Settings) -> Result<Self, Error> {
+        let mut device = Device::open(context, settings.device, settings.offloads)?;
+        let mut config = Config::new(EthernetAddress(device.mac).into());
+        config.random_seed = device::random();
+        let mut interface = Interface::new(config, &mut device, now());
+        interface.update_ip_addrs(|addresses| {
+            let given =
+                settings.addresses.iter().map(|&(address, prefix)| IpCidr::new(address.into(), prefix));
+            // There is room for as many as settings may have.
+            given.chain([link_local(device.mac)]).for_each(|address| {
+                let _ = addresses.push(address);
+            });
+        });
+        for &gateway in &settings.gateways {
+            let routes = interface.routes_mut();
+            let _ = match gateway {
+                IpAddr::V4(gateway) => routes.add_default_ipv4_route(gateway),
+                IpAddr::V6(gateway) => routes.add_default_ipv6_route(gateway),
+            };
+        }
+        let mut sockets = SocketSet::new(Vec::new());
+        let dhcp = settings.dhcp.then(|| sockets.add(dhcpv4::Socket::new()));
+        Ok(Self { device, interface, sockets, dhcp, patience: settings.patience, armed: None })
+    }
+
+    /// Waits until the interface has the address that it asks for, if it asks for one.
+    ///
+    /// # Errors
+    /// Nobody gave one in time, or the device broke.
+    pub fn configure(&mut self) -> Result<(), Error> {
+        let end = time::now().saturating_add(self.patience);
+        while self.dhcp.is_some() && self.interface.ipv4_addr().is_none() {
+            if time::now() >= end {
+                return Err(Error::NoAddress);
+            }
+            self.poll()?;
+            if self.interface.ipv4_addr().is_none() {
+                self.wait(Some(end))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All sockets.
+    pub fn sockets(&mut self) -> &mut SocketSet<'static> {
+        &mut self.sockets
+    }
+
+    /// A socket.
+    pub fn socket<T: AnySocket<'static>>(&mut self, socket: SocketHandle) -> &mut T {
+        self.sockets.get_mut(socket)
+    }
+
+    /// Begins a connection of a socket that is closed, from `port`.
+    ///
+    /// # Errors
+    /// The address is none that can be reached.
+    pub fn connect(
+        &mut self,
+        socket: SocketHandle,
+        to: IpEndpoint,
+        port: u16,
+    ) -> Result<(), tcp::ConnectError> {
+        self.sockets.get_mut::<tcp::Socket<'_>>(socket).connect(self.interface.context(), to, port)
+    }
+
+    /// Takes in one packet, if there is one; whether there was.
+    ///
+    /// # Errors
+    /// The device broke.
+    pub fn receive(&mut self) -> Result<bool, Error> {
+        let result = self.interface.poll_ingress_single(now(), &mut self.device, &mut self.sockets);
+        self.device.check()?;
+        Ok(!matches!(result, PollIngressSingleResult::None))
+    }
+
+    /// Sends what sockets have to send, as far as the device has room.
+    ///
+    /// # Errors
+    /// The device broke.
+    pub fn send(&mut self) -> Result<(), Error> {
+        self.device.tx.reclaim()?;
+        self.interface.poll_maintenance(now());
+        while self.interface.poll_egress(now(), &mut self.device, &mut self.sockets) != PollResult::None {}
+        self.device.publish();
+        self.device.check()?;
+        self.lease();
+        Ok(())
+    }
+
+    /// Takes in packets, up to 64, then [sends](Self::send).
+    ///
+    /// # Errors
+    /// The device broke.
+    pub fn poll(&mut self) -> Result<(), Error> {
+        for _ in 0..BUDGET {
+            if !self.receive()? {
+                break;
+            }
+        }
+        self.send()
+    }
+
+    /// Halts until there may be something to do: a packet, a time at which the stack or the caller (`until`, of
+    /// [`time::now`]) has to act, or any interrupt.
+    ///
+    /// # Errors
+    /// The device broke.
+    pub fn wait(&mut self, until: Option<u64>) -> Result<(), Error> {
+        if self.device.listen() {
+            self.device.hush();
+            return Ok(());
+        }
+        let stack = self.interface.poll_at(now(), &self.sockets).map(nanoseconds);
+        // What the device has no room for cannot be sent before it says so.
+        let stack = stack.filter(|_| !self.device.tx.is_starved());
+        if let Some(at) = stack.into_iter().chain(until).min() {
+            let now = time::now();
+            if at <= now {
+                self.device.hush();
+                return Ok(());
+            }
+            self.arm(now, at);
+        }
+        let changed = self.device.wait()?;
+        if interrupts::take(TIMER_VECTOR) > 0 {
+            self.armed = None;
+        }
+        if changed {
+            self.link_changed();
+        }
+        Ok(())
+    }
+
+    /// Has the timer fire at `at` or before: one that fires too early costs less than being armed anew every time.
+    fn arm(&mut self, now: u64, at: u64) {
+        if self.armed.is_none_or(|armed| armed > at) {
+            lapic::arm_timer(at - now);
+            self.armed = Some(at);
+        }
+    }
+
+    /// Begins anew with DHCP when the link has come up: it may be another network.
+    fn link_changed(&mut self) {
+        if self.device.link_up
+            && let Some(dhcp) = self.dhcp
+        {
+            self.sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp).reset();
+        }
+    }
+
+    /// Takes the address that DHCP gave or withdrew.
+    fn lease(&mut self) {
+        let Some(dhcp) = self.dhcp else { return };
+        let (address, router) = match self.sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp).poll() {
+            None => return,
+            Some(dhcpv4::Event::Configured(config)) => (Some(config.address), config.router),
+            Some(dhcpv4::Event::Deconfigured) => (None, None),
+        };
+        self.interface.update_ip_addrs(|addresses| {
+            addresses.retain(|address| !matches!(address, IpCidr::Ipv4(_)));
+            if let Some(address) = address {
+                let _ = addresses.insert(0, IpCidr::Ipv4(address));
+            }
+        });
+        let routes = self.interface.routes_mut();
+        routes.remove_default_ipv4_route();
+        if let Some(router) = router {
+            let _ = routes.add_default_ipv4_route(router);
+        }
+    }
+
+    /// The addresses that the interface has now.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpCidr] {
+        self.interface.ip_addrs()
+    }
+
+    /// Most bytes of an IP packet.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.device.mtu
+    }
+
+    /// Whether the link is up, as far as it was looked at.
+    #[must_use]
+    pub fn link_is_up(&self) -> bool {
+        self.device.link_up
+    }
+
+    /// What the device has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let Device { rx, tx, interrupts, .. } = &self.device;
+        Counters {
+            rx_packets: rx.packets,
+            rx_bytes: rx.bytes,
+            rx_dropped: rx.dropped,
+            tx_packets: tx.packets,
+            tx_bytes: tx.bytes,
+            tx_dropped: tx.dropped,
+            interrupts: *interrupts,
+            notifications: tx.notifications,
+        }
+    }
+}
+
+/// The device and the addresses, in one line.
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for address in self.addresses() {
+            write!(f, "{address}, ")?;
+        }
+        write!(f, "{}", self.device)
+    }
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of a frame that holds an IP packet of so many.
+fn frame_len(mtu: usize) -> usize {
+    ETHERNET + mtu
+}
+
+/// How many buffers of `size` bytes a queue gets.
+fn slots(transport: &mut Transport, queue: u16, size: usize) -> Result<u16, Error> {
+    let room = (BUFFERS_MAX / size).clamp(SLOTS_MIN, SLOTS_MAX);
+    let slots = (transport.max_queue_size(queue) as usize).min(room);
+    if slots < SLOTS_MIN { Err(Error::Queue) } else { Ok(1 << slots.ilog2()) }
+}
+
+/// The address of IPv6 that an interface always has (RFC 4291, 2.5.1).
+fn link_local([a, b, c, d, e, f]: [u8; 6]) -> IpCidr {
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    let address = Ipv6Address::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f));
+    IpCidr::new(address.into(), 64)
+}
+
+/// The stack's time.
+fn now() -> Instant {
+    Instant::from_micros((time::now() / 1000) as i64)
+}
+
+fn nanoseconds(instant: Instant) -> u64 {
+    instant.total_micros().max(0) as u64 * 1000
+}
