@@ -14,7 +14,7 @@ use std::process::Command;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The images, as `runtime/src/images.rs` lists them.
-const IMAGES: [&str; 14] = [
+const IMAGES: [&str; 15] = [
     "alloc",
     "blkbench",
     "burst",
@@ -24,6 +24,7 @@ const IMAGES: [&str; 14] = [
     "hello",
     "hostile",
     "hostile-virtio",
+    "http",
     "idle",
     "rng",
     "smp",

@@ -80,27 +80,28 @@ fn the_image_that_sleeps_comes_up_on_qemu() {
     assert_eq!(line.trim_end(), "idle");
 }
 
+/// Where this machine has its eight places for devices when it has no ACPI, and their pins.
+fn places() -> String {
+    (0..8)
+        .map(|index| format!("virtio_mmio.device=512@{:#x}:{} ", 0xfeb0_0000_u64 + 512 * index, 5 + index))
+        .collect()
+}
+
+/// A machine whose devices are there, and not legacy ones.
+const MMIO: [&str; 4] =
+    ["-machine", "acpi=off,auto-kernel-cmdline=off", "-global", "virtio-mmio.force-legacy=false"];
+
 /// Our driver's side of virtio against devices that are not ours.
 #[test]
 fn blkbench_verifies_a_disk_on_qemu() {
-    // Where this machine has its eight places for devices when it has no ACPI, and their pins.
-    let places: String = (0..8)
-        .map(|index| format!("virtio_mmio.device=512@{:#x}:{} ", 0xfeb0_0000_u64 + 512 * index, 5 + index))
-        .collect();
+    let places = places();
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(16 << 20).unwrap();
     let drive = format!("file={},if=none,id=disk,format=raw,discard=unmap", disk.path().display());
     for driver in ["ring", "crate"] {
         let options = format!(r#""--verify" "--mode" "randrw" "--total" "4M" "--driver" "{driver}""#);
         let (_file, mut command) = qemu("blkbench", &format!("{places}-- {options}"));
-        command
-            .args([
-                "-machine",
-                "acpi=off,auto-kernel-cmdline=off",
-                "-global",
-                "virtio-mmio.force-legacy=false",
-            ])
-            .args(["-drive", &drive, "-device", "virtio-blk-device,drive=disk"]);
+        command.args(MMIO).args(["-drive", &drive, "-device", "virtio-blk-device,drive=disk"]);
         let (printed, status) = finish("blkbench", &mut command);
         assert_eq!(status, 0, "{driver}: {printed}");
         let result = printed.lines().find_map(|line| line.strip_prefix("blkbench-result ")).expect(&printed);
@@ -113,4 +114,114 @@ fn blkbench_verifies_a_disk_on_qemu() {
     }
     let written = std::fs::read(disk.path()).unwrap();
     assert!(written.chunks(512).any(|sector| sector.starts_with(b"blkbench")));
+}
+
+/// A guest that serves, and the port of this machine that leads to it; killed when dropped.
+struct Served {
+    child: std::process::Child,
+    port: u16,
+    _image: tempfile::NamedTempFile,
+    /// What it printed until it was ready.
+    printed: Vec<String>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    /// The guest `http` with a network card of these options.
+    fn start(words: &str, card: &str) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (image, mut command) = qemu("http", &format!("{}{words} -- \"--timeout\" \"60\"", places()));
+        let network = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{free}-10.0.2.15:80");
+        command.args(MMIO).args(["-netdev", &network]);
+        command.args(["-device", &format!("virtio-net-device,netdev=net{card}")]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("apt-get install qemu-system-x86");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut served = Self { child, port: free, _image: image, printed: Vec::new() };
+        for line in lines {
+            served.printed.push(line.unwrap());
+            if served.printed.last().unwrap().starts_with("http: ready") {
+                return served;
+            }
+        }
+        panic!("the guest ended: {:?}", served.printed);
+    }
+
+    /// What curl prints about this path.
+    fn curl(&self, options: &[&str], path: &str) -> Vec<u8> {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "120", "--noproxy", "*"])
+            .args(options)
+            .arg(format!("http://127.0.0.1:{}{path}", self.port))
+            .output()
+            .expect("curl is needed: apt-get install curl");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "curl {options:?} {path}: {errors}");
+        output.stdout
+    }
+}
+
+/// The network of the guests against a device that is not ours, with and without what it offers.
+#[test]
+fn http_serves_curl_on_qemu() {
+    for (words, card) in [
+        ("", ""),
+        ("ip=10.0.2.15/24 gw=10.0.2.2", ",mrg_rxbuf=off,event_idx=off"),
+        ("ip=10.0.2.15/24 offloads=off", ",mq=off,host_mtu=1400"),
+    ] {
+        let served = Served::start(words, card);
+        assert!(served.printed[0].contains("10.0.2.15/24"), "{:?}", served.printed);
+        let expected: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        assert!(served.curl(&[], "/bytes/300000") == expected, "{card}: other bytes");
+        let body = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(body.path(), &expected).unwrap();
+        let data = format!("@{}", body.path().display());
+        let back = served.curl(&["--data-binary", &data, "-H", "Expect: 100-continue"], "/echo");
+        assert!(back == expected, "{card}: other bytes came back");
+        let refused =
+            served.curl(&["-H", "Transfer-Encoding: chunked", "-d", "x", "-w", "%{http_code}"], "/echo");
+        assert!(refused.ends_with(b"411"), "{}", String::from_utf8_lossy(&refused));
+        let head = String::from_utf8(served.curl(&["--head"], "/")).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let stats: serde_json::Value = serde_json::from_slice(&served.curl(&[], "/stats")).unwrap();
+        assert_eq!(
+            (&stats["requests"]["good"], &stats["requests"]["bad"]),
+            (&4.into(), &1.into()),
+            "{stats}"
+        );
+        assert_eq!(stats["body_bytes"], serde_json::json!({"in": 300_000, "out": 600_000}), "{stats}");
+        assert!(stats["device"]["interrupts"].as_u64().unwrap() > 0, "{stats}");
+    }
+}
+
+/// More connections than the guest has room for, and clients that say nothing, keep nobody out for good.
+#[test]
+fn http_outlives_its_clients_on_qemu() {
+    use std::io::{Read, Write};
+    let served = Served::start("ip=10.0.2.15/24", "");
+    let connect = || {
+        let stream = std::net::TcpStream::connect(("127.0.0.1", served.port)).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
+        stream
+    };
+    let silent: Vec<_> = (0..100).map(|_| connect()).collect();
+    drop(silent);
+    // Connections that are refused or torn down meanwhile are what is expected.
+    let answer = || {
+        let mut stream = connect();
+        let mut answer = Vec::new();
+        stream.write_all(b"GET /bytes/3 HTTP/1.0\r\n\r\n").ok()?;
+        stream.read_to_end(&mut answer).ok()?;
+        answer.ends_with(&[0, 1, 2]).then_some(())
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while answer().is_none() {
+        assert!(std::time::Instant::now() < end, "nobody is served any more");
+    }
+    assert!(served.curl(&[], "/bytes/1") == [0]);
 }

@@ -35,6 +35,7 @@ pub static IMAGES: &[BundledImage] = &[
     bundled!("hello", "prints its command line, its memory and a computed value; --brief: one line"),
     bundled!("hostile", "does everything wrong that a guest can; its argument is a seed"),
     bundled!("hostile-virtio", "attacks all virtio devices; its argument is a seed; destroys disks"),
+    bundled!("http", "serves HTTP on a virtio network: a page, an echo, bytes and statistics"),
     bundled!("idle", "says that it is ready, then sleeps forever"),
     bundled!("rng", "reads and judges random bytes of the virtio entropy device"),
     bundled!("smp", "counts on all vCPUs together"),

@@ -1,0 +1,538 @@
+//! What the guests' network code does that needs no guest: requests, connections, checksums, addresses. The guests
+//! themselves have no standard library, and so no tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(dead_code, unreachable_pub, reason = "the guest uses the rest")]
+
+extern crate alloc;
+
+#[path = "../examples/guests/kit/src/net/checksum.rs"]
+mod checksum;
+#[path = "../examples/guests/guests/src/http/connection.rs"]
+mod connection;
+#[path = "../examples/guests/guests/src/http/request.rs"]
+mod request;
+#[path = "../examples/guests/guests/src/http/response.rs"]
+mod response;
+#[path = "../examples/guests/kit/src/net/settings.rs"]
+mod settings;
+#[path = "../examples/guests/guests/src/http/site.rs"]
+mod site;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use connection::{Connection, Outcome, Patience, Stream};
+use proptest::prelude::*;
+use request::{HEAD_MAX, Method, Request, parse};
+use response::Refusal;
+use settings::{ADDRESSES_MAX, Settings};
+use site::Stats;
+
+const SECOND: u64 = 1_000_000_000;
+const PATIENCE: Patience = Patience { work: 10 * SECOND, idle: 30 * SECOND };
+
+/// The other end of a connection.
+#[derive(Default)]
+struct Client {
+    sent: VecDeque<u8>,
+    /// It sends no more than that.
+    ended: bool,
+    received: Vec<u8>,
+    /// Bytes that it takes before it is asked again.
+    room: usize,
+    /// Bytes at once, in both directions; 0: any.
+    pieces: usize,
+    closed: bool,
+}
+
+impl Client {
+    fn of(sent: &[u8]) -> Self {
+        Self { sent: sent.iter().copied().collect(), room: usize::MAX, ..Self::default() }
+    }
+
+    fn piece(&self, len: usize) -> usize {
+        if self.pieces == 0 { len } else { len.min(self.pieces) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.received).into_owned()
+    }
+
+    /// Status codes of all responses.
+    fn codes(&self) -> Vec<u16> {
+        self.text().split("HTTP/1.1 ").skip(1).map(|rest| rest[..3].parse().unwrap()).collect()
+    }
+}
+
+impl Stream for Client {
+    fn read(&mut self, into: &mut [u8]) -> usize {
+        let len = self.piece(into.len()).min(self.sent.len());
+        into.iter_mut().zip(self.sent.drain(..len)).for_each(|(to, from)| *to = from);
+        len
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        assert!(!self.closed, "written to after it was closed");
+        let len = self.piece(bytes.len()).min(self.room);
+        self.room -= len;
+        self.received.extend_from_slice(&bytes[..len]);
+        len
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended && self.sent.is_empty()
+    }
+
+    fn queued(&self) -> usize {
+        0
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+    }
+
+    fn is_gone(&self) -> bool {
+        self.closed && self.has_ended()
+    }
+}
+
+/// A connection at its start.
+fn fresh() -> (Connection, Stats) {
+    (Connection::new(PATIENCE, 0), Stats::default())
+}
+
+/// What a client gets that sends all this at once and then waits.
+fn exchange(sent: &[u8]) -> (Client, Outcome) {
+    let (mut connection, mut stats) = fresh();
+    let mut client = Client::of(sent);
+    let outcome = connection.advance(&mut client, &mut stats, 1);
+    (client, outcome)
+}
+
+fn refusal(head: &[u8]) -> Refusal {
+    parse(head).expect_err("refused")
+}
+
+fn request(head: &[u8]) -> Request<'_> {
+    parse(head).expect("sound").expect("whole")
+}
+
+#[test]
+fn a_head_says_what_is_asked_for() {
+    let head =
+        b"POST /echo?a=b HTTP/1.1\r\nHOST: a\r\ncontent-length: 12\r\nExpect: 100-Continue\r\n\r\nbody";
+    let expected = Request {
+        method: Method::Post,
+        path: "/echo",
+        len: head.len() - 4,
+        body: 12,
+        keep_alive: true,
+        is_old: false,
+        expects_continue: true,
+    };
+    assert_eq!(request(head), expected);
+    for len in 0..expected.len {
+        assert_eq!(parse(&head[..len]), Ok(None), "the first {len} bytes");
+    }
+}
+
+#[test]
+fn a_target_may_be_a_whole_url() {
+    for (target, path) in [
+        ("/", "/"),
+        ("/a?b/c", "/a"),
+        ("http://host/stats", "/stats"),
+        ("HTTP://host:80/stats?x", "/stats"),
+        ("http://host", "/"),
+        ("http://host?x", "/"),
+        ("*", "*"),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(request(head.as_bytes()).path, path, "{target}");
+    }
+    for target in ["stats", "ftp://host/", "host:80", "?x"] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(refusal(head.as_bytes()), Refusal::Malformed, "{target}");
+    }
+}
+
+#[test]
+fn connections_stay_as_the_version_and_the_client_say() {
+    for (version, connection, stays) in [
+        ("1.1", "", true),
+        ("1.1", "Connection: close\r\n", false),
+        ("1.1", "Connection: TE, Close\r\n", false),
+        ("1.0", "", false),
+        ("1.0", "Connection: Keep-Alive\r\n", true),
+        ("1.0", "Connection: keep-alive, close\r\n", false),
+    ] {
+        let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{connection}\r\n");
+        assert_eq!(request(head.as_bytes()).keep_alive, stays, "{head}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_reason() {
+    let fields = |fields: &str| refusal(format!("POST /echo HTTP/1.1\r\n{fields}\r\n").as_bytes());
+    assert_eq!(fields(""), Refusal::Malformed);
+    assert_eq!(fields("Host: a\r\nHost: b\r\n"), Refusal::Malformed);
+    for length in ["-1", "+1", "1 ", "0x1", "1,1", "", "18446744073709551616"] {
+        let refused =
+            parse(format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").as_bytes())
+                .map(|request| request.map(|request| request.body));
+        // Spaces around a value are not part of it.
+        let expected = if length == "1 " { Ok(Some(1)) } else { Err(Refusal::Malformed) };
+        assert_eq!(refused, expected, "{length:?}");
+    }
+    assert_eq!(fields("Host: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n"), Refusal::Malformed);
+    assert_eq!(fields("Host: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n"), Refusal::Malformed);
+    assert_eq!(fields("Host: a\r\nTransfer-Encoding: Chunked\r\n"), Refusal::Chunked);
+    assert_eq!(fields("Host: a\r\nTransfer-Encoding: gzip, chunked\r\n"), Refusal::Encoding);
+    assert_eq!(fields("Host: a\r\nExpect: more\r\n"), Refusal::Expectation);
+    assert_eq!(fields("Host : a\r\n"), Refusal::Malformed);
+    assert_eq!(fields("Host: a\r\nFolded: a\r\n b\r\n"), Refusal::Malformed);
+    assert_eq!(fields(&"A: b\r\n".repeat(65)), Refusal::TooLarge);
+    assert_eq!(refusal(b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Refusal::Malformed);
+    assert_eq!(refusal(b"GET / HTTP/2.0\r\n\r\n"), Refusal::Version);
+    assert_eq!(refusal(b"\x16\x03\x01\x02\x00\x01"), Refusal::Malformed);
+    assert_eq!(refusal(&[b'a'; HEAD_MAX]), Refusal::TooLarge);
+    assert_eq!(refusal("\r\n".repeat(HEAD_MAX / 2).as_bytes()), Refusal::TooLarge);
+}
+
+#[test]
+fn requests_in_a_row_are_answered_in_a_row() {
+    let (client, outcome) = exchange(
+        b"GET /bytes/3 HTTP/1.1\r\nHost: a\r\n\r\nPOST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody\
+          HEAD /bytes/9 HTTP/1.1\r\nHost: a\r\n\r\nGET /none HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n",
+    );
+    assert_eq!(client.codes(), [200, 200, 200, 404]);
+    let text = client.text();
+    assert!(text.contains("\r\n\r\n\0\u{1}\u{2}HTTP/1.1"), "{text}");
+    assert!(text.contains("Content-Length: 4\r\n\r\nbodyHTTP/1.1"), "{text}");
+    assert!(text.contains("Content-Length: 9\r\n\r\nHTTP/1.1"), "{text}");
+    assert_eq!(outcome, Outcome::Open);
+    assert!(!client.closed);
+}
+
+#[test]
+fn a_refusal_is_the_last_response() {
+    for (sent, code) in [
+        (&b"nonsense\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], 400),
+        (b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", 411),
+    ] {
+        let (client, _) = exchange(sent);
+        assert_eq!(client.codes(), [code]);
+        assert!(client.closed && client.sent.is_empty() && client.text().contains("Connection: close\r\n"));
+    }
+}
+
+#[test]
+fn methods_are_for_their_resources() {
+    for (method, path, allow) in [
+        ("POST", "/", "GET, HEAD"),
+        ("GET", "/echo", "POST"),
+        ("HEAD", "/echo", "POST"),
+        ("DELETE", "/stats", "GET, HEAD"),
+        ("PUT", "/bytes/1", "GET, HEAD"),
+    ] {
+        let (client, _) = exchange(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        assert_eq!(client.codes(), [405], "{method} {path}");
+        assert!(client.text().contains(&format!("Allow: {allow}\r\n")), "{method} {path}");
+    }
+    for path in ["/bytes/", "/bytes/-1", "/bytes/+1", "/bytes/1/", "/bytes/18446744073709551616", "/../", "*"]
+    {
+        let (client, _) = exchange(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        assert_eq!(client.codes(), [404], "{path}");
+    }
+}
+
+#[test]
+fn bytes_are_those_that_were_asked_for_however_they_are_taken() {
+    for pieces in [1, 7, 250, 251, 252, 1000, 8191] {
+        let (mut connection, mut stats) = fresh();
+        let mut client = Client::of(b"GET /bytes/20000 HTTP/1.0\r\n\r\n");
+        client.pieces = pieces;
+        connection.advance(&mut client, &mut stats, 1);
+        let head = client.received.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let expected: Vec<u8> = (0..20_000_u32).map(|at| (at % 251) as u8).collect();
+        assert!(client.received[head..] == expected, "in pieces of {pieces}");
+        assert_eq!((stats.good, stats.bytes_out), (1, 20_000));
+    }
+}
+
+#[test]
+fn nothing_is_read_that_there_is_no_room_for() {
+    let (mut connection, mut stats) = fresh();
+    let mut sent = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n".to_vec();
+    sent.resize(sent.len() + 100_000, b'x');
+    let mut client = Client::of(&sent);
+    client.room = 1000;
+    assert_eq!(connection.advance(&mut client, &mut stats, 1), Outcome::Open);
+    assert!(client.sent.len() >= 100_000 - 2 * HEAD_MAX, "{} bytes left", client.sent.len());
+    client.room = usize::MAX;
+    assert_eq!(connection.advance(&mut client, &mut stats, 2), Outcome::Open);
+    assert!(client.sent.is_empty());
+    assert_eq!(stats.bytes_out, 100_000);
+}
+
+#[test]
+fn a_client_that_waits_for_100_gets_it_before_anything_else() {
+    let (mut connection, mut stats) = fresh();
+    let head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
+    let mut client = Client::of(head);
+    connection.advance(&mut client, &mut stats, 1);
+    assert_eq!(client.received, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.sent.extend(b"body");
+    connection.advance(&mut client, &mut stats, 2);
+    assert_eq!(client.codes(), [100, 200]);
+    assert!(client.text().ends_with("\r\n\r\nbody"));
+}
+
+#[test]
+fn a_body_that_nobody_wants_is_skipped_or_ends_the_connection() {
+    let (client, _) = exchange(
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nGET GET /bytes/1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    );
+    assert_eq!(client.codes(), [200, 200]);
+    let (client, _) = exchange(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n");
+    assert!(client.closed && client.text().contains("Connection: close\r\n"));
+    let (client, _) =
+        exchange(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.codes(), [200]);
+    assert!(client.closed);
+}
+
+#[test]
+fn a_client_that_ends_in_the_middle_is_dropped() {
+    let half = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo";
+    let (mut connection, mut stats) = fresh();
+    let mut client = Client::of(half);
+    client.ended = true;
+    assert_eq!(connection.advance(&mut client, &mut stats, 1), Outcome::Abort);
+    // But one that says only that it asks for no more gets its answer.
+    let (mut connection, mut stats) = fresh();
+    let mut client = Client::of(b"GET /bytes/5 HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.ended = true;
+    assert_eq!(connection.advance(&mut client, &mut stats, 1), Outcome::Gone);
+    assert!(client.text().ends_with("\0\u{1}\u{2}\u{3}\u{4}"));
+}
+
+#[test]
+fn a_head_has_to_come_in_time() {
+    let (mut connection, mut stats) = fresh();
+    let mut client = Client::of(b"GET / HT");
+    let mut now = 1;
+    assert_eq!(connection.advance(&mut client, &mut stats, now), Outcome::Open);
+    let end = connection.deadline();
+    // More bytes of it don't buy time.
+    while now + SECOND < end {
+        now += SECOND;
+        client.sent.push_back(b'x');
+        assert_eq!(connection.advance(&mut client, &mut stats, now), Outcome::Open);
+        assert!(client.received.is_empty());
+    }
+    connection.advance(&mut client, &mut stats, end);
+    assert_eq!(client.codes(), [408]);
+    assert!(client.closed);
+    // It has the same time again to go.
+    assert_eq!(connection.advance(&mut client, &mut stats, end + PATIENCE.work), Outcome::Abort);
+}
+
+#[test]
+fn a_connection_without_requests_is_closed_without_a_word() {
+    let (mut connection, mut stats) = fresh();
+    let mut client = Client::of(b"GET /bytes/0 HTTP/1.1\r\nHost: a\r\n\r\n");
+    connection.advance(&mut client, &mut stats, 5);
+    assert_eq!(connection.deadline(), 5 + PATIENCE.idle);
+    let len = client.received.len();
+    assert_eq!(connection.advance(&mut client, &mut stats, 5 + PATIENCE.idle), Outcome::Open);
+    assert!(client.closed && client.received.len() == len);
+}
+
+#[test]
+fn a_client_that_reads_too_slowly_is_dropped() {
+    // (bytes a second, whether that is enough)
+    for (rate, enough) in [(0, false), (10, false), (500, false), (2000, true)] {
+        let (mut connection, mut stats) = fresh();
+        let mut client = Client::of(b"GET /bytes/1000000 HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.room = 0;
+        let last = (0..200).map(|second| {
+            client.room = rate;
+            connection.advance(&mut client, &mut stats, second * SECOND)
+        });
+        let aborted = last.into_iter().any(|outcome| outcome == Outcome::Abort);
+        assert_eq!(aborted, !enough, "{rate} bytes a second");
+    }
+}
+
+proptest! {
+    /// Whatever a client sends, in whatever pieces: responses only, and in the end it is over.
+    #[test]
+    fn no_client_gets_the_better_of_a_connection(
+        parts in proptest::collection::vec(prop_oneof![
+            Just(b"GET /bytes/300 HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
+            Just(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".to_vec()),
+            Just(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..200),
+        ], 0..20),
+        pieces in 1_usize..300,
+        room in 0_usize..5000,
+        ended: bool,
+    ) {
+        let (mut connection, mut stats) = fresh();
+        let mut client = Client::of(&parts.concat());
+        (client.pieces, client.ended) = (pieces, ended);
+        let mut over = false;
+        for second in 0..200 {
+            client.room = room;
+            over = connection.advance(&mut client, &mut stats, second * SECOND) != Outcome::Open;
+            if over {
+                break;
+            }
+        }
+        prop_assert!(over, "still open");
+        prop_assert!(client.received.is_empty() || room < 9 || client.received.starts_with(b"HTTP/1.1 "));
+    }
+
+    #[test]
+    fn requests_in_pieces_are_the_same_requests(cuts in proptest::collection::vec(1_usize..50, 1..50)) {
+        let sent = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdefGET /bytes/2 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (whole, _) = exchange(sent);
+        let (mut connection, mut stats) = fresh();
+        let mut client = Client::of(b"");
+        let mut rest = &sent[..];
+        for cut in cuts.iter().copied().chain([sent.len()]) {
+            let (now, later) = rest.split_at(cut.min(rest.len()));
+            client.sent.extend(now);
+            rest = later;
+            connection.advance(&mut client, &mut stats, 1);
+        }
+        prop_assert_eq!(client.received, whole.received);
+    }
+
+    /// A checksum that a device would compute is right, and one with any bit wrong is not.
+    #[test]
+    fn checksums_are_those_of_the_packets(
+        payload in proptest::collection::vec(any::<u8>(), 0..100),
+        is_tcp: bool,
+        is_ipv6: bool,
+        bit in 0_usize..800,
+        padding in 0_usize..20,
+    ) {
+        let mut frame = frame(&payload, is_tcp, is_ipv6);
+        let end = frame.len();
+        frame.resize(end + padding, 0xaa);
+        let (start, offset) = checksum::delegate(&mut frame).unwrap();
+        let (start, offset) = (usize::from(start), usize::from(offset));
+        prop_assert_eq!((start, offset), (if is_ipv6 { 54 } else { 34 }, if is_tcp { 16 } else { 6 }));
+        let sum = !ones_sum(&frame[start..end]);
+        frame[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
+        prop_assert!(checksum::holds(&frame));
+        let at = start + bit / 8 % (end - start);
+        frame[at] ^= 1 << (bit % 8);
+        // An empty field of UDP says that there is none.
+        let absent = !is_tcp && frame[start + offset..start + offset + 2] == [0, 0];
+        prop_assert!(absent || !checksum::holds(&frame));
+    }
+
+    #[test]
+    fn no_frame_confuses_the_checksums(mut frame in proptest::collection::vec(any::<u8>(), 0..120), kind in 0..4) {
+        if let Some(version) = frame.get_mut(14) {
+            *version = if kind & 1 == 0 { 0x45 } else { 0x60 };
+        }
+        if let Some(types) = frame.get_mut(12..14) {
+            types.copy_from_slice(if kind & 1 == 0 { &[8, 0] } else { &[0x86, 0xdd] });
+        }
+        if let Some(protocol) = frame.get_mut(if kind & 1 == 0 { 23 } else { 20 }) {
+            *protocol = if kind & 2 == 0 { 6 } else { 17 };
+        }
+        let _ = checksum::holds(&frame);
+        if let Some((start, offset)) = checksum::delegate(&mut frame) {
+            prop_assert!(usize::from(start) + usize::from(offset) + 2 <= frame.len());
+        }
+    }
+}
+
+/// An Ethernet frame of a packet whose checksum is 0.
+fn frame(payload: &[u8], is_tcp: bool, is_ipv6: bool) -> Vec<u8> {
+    let (protocol, header): (u8, usize) = if is_tcp { (6, 20) } else { (17, 8) };
+    let len = (header + payload.len()) as u16;
+    let mut frame = vec![2; 12];
+    if is_ipv6 {
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, (len >> 8) as u8, len as u8, protocol, 64]);
+        frame.extend((0..32).map(|at| at * 7));
+    } else {
+        let total = len + 20;
+        frame.extend([8, 0, 0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
+        frame.extend([10, 0, 2, 15, 192, 168, 255, 254]);
+    }
+    frame.extend(vec![0; header]);
+    frame.extend(payload);
+    frame
+}
+
+/// The sum of RFC 1071, as its text has it.
+fn ones_sum(bytes: &[u8]) -> u16 {
+    bytes.chunks(2).fold(0_u16, |sum, pair| {
+        let word = u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]);
+        let (sum, carry) = sum.overflowing_add(word);
+        sum + u16::from(carry)
+    })
+}
+
+#[test]
+fn parts_of_packets_and_others_have_no_checksum_to_compute() {
+    let mut fragment = frame(b"abc", true, false);
+    fragment[20] = 0x20;
+    assert_eq!(checksum::delegate(&mut fragment), None);
+    let mut icmp = frame(b"abc", true, false);
+    icmp[23] = 1;
+    assert_eq!(checksum::delegate(&mut icmp), None);
+    let mut arp = frame(b"abc", true, false);
+    arp[13] = 6;
+    assert_eq!(checksum::delegate(&mut arp), None);
+    assert!(checksum::holds(&arp));
+}
+
+fn settings(words: &str) -> Result<Settings, &'static str> {
+    Settings::of(words.split(' ')).map_err(|senseless| senseless.0)
+}
+
+#[test]
+fn addresses_are_taken_from_words() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert_eq!(settings("console=ttyS0 quiet").unwrap(), Settings::default());
+    let both = settings("ip=10.0.2.15/24 gw=10.0.2.2 ip=fd00::2/64 gw=fd00::1 net=1 offloads=off").unwrap();
+    assert_eq!(both.addresses, [(ip("10.0.2.15"), 24), (ip("fd00::2"), 64)]);
+    assert_eq!(both.gateways, [ip("10.0.2.2"), ip("fd00::1")]);
+    assert_eq!((both.device, both.offloads, both.dhcp), (1, false, false));
+    assert!(settings("ip=fd00::2/64").unwrap().dhcp, "IPv6 alone leaves IPv4 to DHCP");
+    assert!(settings("ip=10.0.0.1/8 ip=dhcp").unwrap().dhcp);
+    let linux = settings("ip=172.16.0.2::172.16.0.1:255.255.255.252::eth0:off").unwrap();
+    assert_eq!(linux.addresses, [(ip("172.16.0.2"), 30)]);
+    assert_eq!(linux.gateways, [ip("172.16.0.1")]);
+}
+
+#[test]
+fn addresses_that_make_no_sense_are_told() {
+    for word in [
+        "ip=",
+        "ip=1.2.3.4",
+        "ip=1.2.3.4/33",
+        "ip=1.2.3/8",
+        "ip=::1/129",
+        "ip=224.0.0.1/8",
+        "ip=0.0.0.0/0",
+        "ip=1.2.3.4:::255.0.255.0",
+        "gw=",
+        "gw=1.2.3.4/8",
+        "gw=1.2.3.4 gw=1.2.3.5",
+        "net=-1",
+        "offloads=maybe",
+    ] {
+        assert!(settings(word).is_err(), "{word}");
+    }
+    let many = vec!["ip=10.0.0.1/8"; ADDRESSES_MAX + 1].join(" ");
+    assert!(settings(&many).is_err());
+}
