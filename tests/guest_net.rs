@@ -320,7 +320,7 @@ fn a_client_that_ends_in_the_middle_is_dropped() {
 #[test]
 fn a_head_has_to_come_in_time() {
     let (mut connection, mut stats) = fresh();
-    let mut client = Client::of(b"GET / HT");
+    let mut client = Client::of(b"GET / HTTP/1.1\r\nX: ");
     let mut now = 1;
     assert_eq!(connection.advance(&mut client, &mut stats, now), Outcome::Open);
     let end = connection.deadline();

@@ -166,7 +166,7 @@ impl Connection {
 
     /// Waits for a whole head, and answers it.
     fn head(&mut self, begun: bool, stream: &mut impl Stream, stats: &mut Stats, now: u64) -> Step {
-        self.fill(stream);
+        let read = self.fill(stream);
         let bytes = &self.input[self.start..];
         if bytes.is_empty() {
             if !stream.has_ended() {
@@ -183,10 +183,11 @@ impl Connection {
             Ok(None) if stream.has_ended() => self.refuse(Refusal::Malformed, stats, now),
             Ok(None) => {
                 if !begun {
+                    // Further bytes don't buy time.
                     self.phase = Phase::Head { begun: true };
                     self.deadline = now.saturating_add(self.patience.work);
                 }
-                return Step::Blocked;
+                return if read > 0 { Step::Moved } else { Step::Blocked };
             }
             Err(refusal) => self.refuse(refusal, stats, now),
         }
@@ -320,8 +321,8 @@ impl Connection {
         false
     }
 
-    /// Reads as much as there is room for.
-    fn fill(&mut self, stream: &mut impl Stream) {
+    /// Reads as much as there is room for; how much that was.
+    fn fill(&mut self, stream: &mut impl Stream) -> usize {
         if self.start > 0 && self.input.len() > HEAD_MAX / 2 || self.start == self.input.len() {
             self.input.drain(..self.start);
             self.start = 0;
@@ -330,6 +331,7 @@ impl Connection {
         self.input.resize(HEAD_MAX, 0);
         let read = stream.read(&mut self.input[filled..]);
         self.input.truncate(filled + read);
+        read
     }
 
     fn consume(&mut self, len: usize) {

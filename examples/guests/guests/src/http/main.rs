@@ -7,6 +7,8 @@ extern crate alloc;
 
 mod connection;
 mod options;
+#[path = "../pool.rs"]
+mod pool;
 mod request;
 mod response;
 mod server;
@@ -49,8 +51,7 @@ fn serve(context: &Context, options: &Options) -> Result<core::convert::Infallib
     let mut net = Net::open(context, &options.settings)?;
     net.configure()?;
     println!("http: {net}");
-    let mut server = Server::new(options);
-    server.accept(&mut net);
+    let mut server = Server::new(options, &mut net);
     println!("http: ready on port {}", options.port);
     server.run(&mut net)
 }
