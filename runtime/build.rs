@@ -14,7 +14,7 @@ use std::process::Command;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The images, as `runtime/src/images.rs` lists them.
-const IMAGES: [&str; 15] = [
+const IMAGES: [&str; 16] = [
     "alloc",
     "blkbench",
     "burst",
@@ -26,6 +26,7 @@ const IMAGES: [&str; 15] = [
     "hostile-virtio",
     "http",
     "idle",
+    "netbench",
     "rng",
     "smp",
     "spin",

@@ -17,6 +17,8 @@ mod response;
 mod settings;
 #[path = "../examples/guests/guests/src/http/site.rs"]
 mod site;
+#[path = "../examples/guests/guests/src/netbench/wire.rs"]
+mod wire;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -27,6 +29,7 @@ use request::{HEAD_MAX, Method, Request, parse};
 use response::Refusal;
 use settings::{ADDRESSES_MAX, Settings};
 use site::Stats;
+use wire::{Command, Kind, Pace, Tally};
 
 const SECOND: u64 = 1_000_000_000;
 const PATIENCE: Patience = Patience { work: 10 * SECOND, idle: 30 * SECOND };
@@ -533,6 +536,41 @@ fn addresses_that_make_no_sense_are_told() {
     ] {
         assert!(settings(word).is_err(), "{word}");
     }
-    let many = vec!["ip=10.0.0.1/8"; ADDRESSES_MAX + 1].join(" ");
+    let many = ["ip=10.0.0.1/8"; ADDRESSES_MAX + 1].join(" ");
     assert!(settings(&many).is_err());
+}
+
+#[test]
+fn the_sides_of_netbench_understand_each_other() {
+    for command in [Command::Sink, Command::Source, Command::Echo] {
+        assert_eq!(Command::parse(command.line().as_bytes()), Some(command));
+    }
+    assert_eq!(Command::parse(b"sink "), None);
+    assert_eq!(wire::report(b"12 34"), Some((12, 34)));
+    for line in [&b""[..], b"12", b"12 ", b"-1 2", b"1 2 3", b"\xff 1"] {
+        assert_eq!(wire::report(line), None, "{line:?}");
+    }
+    for kind in [Kind::Data, Kind::Echo, Kind::Reply, Kind::Send, Kind::Query, Kind::Report] {
+        let header = wire::Header { kind, flow: 1 << 63, number: 2, first: 3, second: u64::MAX };
+        let mut bytes = header.encode().to_vec();
+        assert_eq!(wire::Header::parse(&bytes[..wire::HEADER - 1]), None);
+        bytes.extend(b"payload");
+        assert_eq!(wire::Header::parse(&bytes), Some(header));
+        bytes[4] = 6;
+        assert_eq!(wire::Header::parse(&bytes), None);
+    }
+}
+
+#[test]
+fn datagrams_are_counted_and_paced() {
+    let mut tally = Tally::default();
+    for (number, now) in [(0, 100), (1, 110), (4, 120), (3, 130), (4, 140), (u64::MAX, 150), (5, 160)] {
+        tally.add(number, 10, now);
+    }
+    // The 3, the second 4 and the 5 came after a higher one.
+    assert_eq!((tally.packets, tally.bytes, tally.late, tally.nanoseconds()), (7, 70, 3, 60));
+    let pace = Pace::new(1000, 5);
+    assert_eq!((pace.at(0), pace.at(1), pace.at(2500)), (5, 1_000_005, 2_500_000_005));
+    assert_eq!(Pace::new(0, 5).at(u64::MAX), 5);
+    assert_eq!(Pace::new(1, 5).at(u64::MAX), u64::MAX);
 }

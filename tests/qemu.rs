@@ -199,6 +199,88 @@ fn http_serves_curl_on_qemu() {
     }
 }
 
+/// Streams and requests between the guest and this machine, by both protocols. The peer here does what a peer has to.
+#[test]
+fn netbench_measures_a_peer_on_qemu() {
+    use std::net::{TcpListener, UdpSocket};
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind(("127.0.0.1", tcp.local_addr().unwrap().port())).unwrap();
+    let port = tcp.local_addr().unwrap().port().to_string();
+    std::thread::spawn(move || tcp.incoming().for_each(|stream| drop(peer_of_tcp(stream.unwrap()))));
+    std::thread::spawn(move || peer_of_udp(&udp));
+    for mode in ["tcp-send", "tcp-receive", "tcp-rr", "udp-send", "udp-receive", "udp-rr"] {
+        // The host as the guest of QEMU's network sees it.
+        let options =
+            format!(r#""{mode}" "--to" "10.0.2.2" "--port" "{port}" "--duration" "1" "--rate" "500""#);
+        let (_image, mut command) = qemu("netbench", &format!("{}-- {options}", places()));
+        command.args(MMIO).args(["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"]);
+        let (printed, status) = finish("netbench", &mut command);
+        assert_eq!(status, 0, "{mode}: {printed}");
+        let result = printed.lines().find_map(|line| line.strip_prefix("netbench-result ")).expect(&printed);
+        let result: serde_json::Value = serde_json::from_str(result).unwrap();
+        let count = |name: &str| result[name].as_u64().unwrap();
+        assert!(count("bytes") > 0 && count("interrupts") > 0, "{printed}");
+        assert_eq!(count("requests") > 0, mode.ends_with("-rr"), "{printed}");
+        assert_eq!(count("p50_ns") > 0, mode.ends_with("-rr"), "{printed}");
+        assert_eq!(count("datagrams") > 0, mode.starts_with("udp"), "{printed}");
+    }
+}
+
+/// Does what the first line of a connection asks for (examples/guests/guests/src/netbench/wire.rs).
+fn peer_of_tcp(mut stream: std::net::TcpStream) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    let mut buffer = vec![0; 65536];
+    let (mut bytes, start) = (0, std::time::Instant::now());
+    loop {
+        match &line[..] {
+            b"source" => stream.write_all(&buffer)?,
+            _ => match stream.read(&mut buffer)? {
+                0 => break,
+                len if line == b"echo" => stream.write_all(&buffer[..len])?,
+                len => bytes += len,
+            },
+        }
+    }
+    if line == b"sink" { writeln!(stream, "{bytes} {}", start.elapsed().as_nanos()) } else { Ok(()) }
+}
+
+/// Counts datagrams, sends them back, sends some, and tells how many there were.
+fn peer_of_udp(socket: &std::net::UdpSocket) {
+    const DATA: u8 = 0;
+    let mut buffer = [0; 2048];
+    let mut counted = 0_u64;
+    while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+        let (datagram, mut sent) = (&mut buffer[..len], 0);
+        match datagram[4] {
+            DATA => counted += 1,
+            // Echo, and its reply.
+            1 => (datagram[4], sent) = (2, 1),
+            // Send, which may be asked for again: a few at once are enough.
+            3 if counted == 0 => (datagram[4], sent, counted) = (DATA, 20, 20),
+            // Query, and the report.
+            4 => {
+                datagram[4] = 5;
+                datagram[16..24].copy_from_slice(&counted.to_be_bytes());
+                // Of so many nanoseconds.
+                datagram[32..40].copy_from_slice(&1_000_000_u64.to_be_bytes());
+                (sent, counted) = (1, 0);
+            }
+            _ => {}
+        }
+        for number in 0..sent {
+            if datagram[4] == DATA {
+                datagram[16..24].copy_from_slice(&u64::to_be_bytes(number));
+            }
+            let _ = socket.send_to(datagram, from);
+        }
+    }
+}
+
 /// More connections than the guest has room for, and clients that say nothing, keep nobody out for good.
 #[test]
 fn http_outlives_its_clients_on_qemu() {

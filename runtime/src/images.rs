@@ -37,6 +37,7 @@ pub static IMAGES: &[BundledImage] = &[
     bundled!("hostile-virtio", "attacks all virtio devices; its argument is a seed; destroys disks"),
     bundled!("http", "serves HTTP on a virtio network: a page, an echo, bytes and statistics"),
     bundled!("idle", "says that it is ready, then sleeps forever"),
+    bundled!("netbench", "measures TCP and UDP on a virtio network, or serves who does"),
     bundled!("rng", "reads and judges random bytes of the virtio entropy device"),
     bundled!("smp", "counts on all vCPUs together"),
     bundled!("spin", "counts forever, or to as many millions as its argument says"),
