@@ -10,7 +10,6 @@
 //! is held grows, and stopping never waits for a reader. Never knows what the bytes mean, files or terminals.
 
 mod log;
-mod ordered;
 mod output;
 mod pipe;
 mod receive;
@@ -24,7 +23,6 @@ use std::time::Duration;
 use ringlet_metrics::{DeviceMetrics, RequestKind, RequestStatus};
 
 pub use self::log::ConsoleLog;
-use self::ordered::OrderedTask;
 pub use self::output::ConsoleOutput;
 pub use self::pipe::{Closed, PipeReader, PipeWriter, pipe};
 use self::receive::receive;
@@ -33,8 +31,8 @@ use crate::error::GuestError;
 use crate::state::StateError;
 use crate::virtio::spec::device_type;
 use crate::virtio::{
-    ConfigSpace, DeviceMemory, DeviceState, HostEvent, Identity, LocalBoxFuture, QueueParts, QueueState,
-    VirtioDevice,
+    ConfigSpace, DeviceMemory, DeviceState, HostEvent, Identity, LocalBoxFuture, OrderedTask, QueueParts,
+    QueueState, VirtioDevice,
 };
 
 /// Capacity in bytes of a pipe that suits a console.

@@ -8,9 +8,8 @@ use std::rc::Rc;
 use ringlet_io::{Cost, DoorbellListener, MonoTime};
 use ringlet_metrics::RequestKind;
 
-use super::ordered::Ordered;
 use super::pipe::PipeReader;
-use crate::virtio::QueueError;
+use crate::virtio::{Ordered, QueueError};
 
 /// Most input that one buffer is given, in bytes.
 pub(super) const CHUNK: usize = 4096;

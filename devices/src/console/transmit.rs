@@ -7,11 +7,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use ringlet_io::{Cost, DoorbellListener, MonoTime};
-use ringlet_metrics::{DeviceMetrics, RequestKind};
+use ringlet_metrics::RequestKind;
 
-use super::ordered::Ordered;
 use super::output::ConsoleOutput;
-use crate::virtio::{Chain, QueueError};
+use crate::virtio::{Chain, InFlight, Ordered, QueueError};
 
 /// Bytes that are copied at a time: what one request of the VM's share of a turn buys.
 pub(super) const CHUNK: usize = 8192;
@@ -80,20 +79,4 @@ fn send(
     queue.metrics.dropped_bytes.add(put.lost);
     sent.set(sent.get().saturating_add(u32::try_from(put.taken).unwrap_or(0)));
     Ok(())
-}
-
-/// A request that waits for the reader, on the gauge for as long as this lives.
-struct InFlight<'a>(&'a DeviceMetrics);
-
-impl<'a> InFlight<'a> {
-    fn begin(metrics: &'a DeviceMetrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.dec();
-    }
 }

@@ -87,7 +87,7 @@ impl Chain {
         let len = buf.len() as u64;
         let outside = OutsideChain { from, len, size: self.readable_len() };
         let mut rest = buf;
-        for range in self.readable(from, len).ok_or(outside)? {
+        for range in parts(self.readable_ranges(), from, len).ok_or(outside)? {
             let part = usize::try_from(range.len).map_err(|_| outside)?;
             let (head, tail) = rest.split_at_mut_checked(part).ok_or(outside)?;
             ram.read(range.gpa, head).map_err(|_| outside)?;
@@ -104,7 +104,7 @@ impl Chain {
         let len = bytes.len() as u64;
         let outside = OutsideChain { from, len, size: self.writable_len() };
         let mut rest = bytes;
-        for range in self.writable(from, len).ok_or(outside)? {
+        for range in parts(self.writable_ranges(), from, len).ok_or(outside)? {
             let part = usize::try_from(range.len).map_err(|_| outside)?;
             let (head, tail) = rest.split_at_checked(part).ok_or(outside)?;
             ram.write(range.gpa, head).map_err(|_| outside)?;
@@ -126,26 +126,23 @@ impl Chain {
 
 /// Bytes `from..from + len` of `ranges`, if they are all there.
 fn cut(ranges: &[GuestRange], from: u64, len: u64) -> Option<Vec<GuestRange>> {
+    parts(ranges, from, len).map(Iterator::collect)
+}
+
+/// As [`cut`], range by range.
+fn parts(ranges: &[GuestRange], from: u64, len: u64) -> Option<impl Iterator<Item = GuestRange> + '_> {
     let size: u64 = ranges.iter().map(|range| u64::from(range.len)).sum();
     from.checked_add(len).filter(|end| *end <= size)?;
     let (mut skip, mut left) = (from, len);
-    let mut parts = Vec::new();
-    for range in ranges {
-        let size = u64::from(range.len);
-        if left == 0 {
-            break;
-        }
-        if skip >= size {
-            skip -= size;
-            continue;
-        }
-        let part = left.min(size - skip);
-        // `part` is at most `range.len`.
-        parts.push(GuestRange { gpa: range.gpa.checked_add(skip)?, len: u32::try_from(part).ok()? });
+    Some(ranges.iter().filter_map(move |range| {
+        let before = skip.min(u64::from(range.len));
+        skip -= before;
+        let part = left.min(u64::from(range.len) - before);
         left -= part;
-        skip = 0;
-    }
-    Some(parts)
+        // A range ends in RAM, and `part` is not longer than it.
+        let len = u32::try_from(part).ok().filter(|len| *len > 0)?;
+        Some(GuestRange { gpa: range.gpa.saturating_add(before), len })
+    }))
 }
 
 #[cfg(test)]

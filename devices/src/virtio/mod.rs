@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Owns everything that is the same for all virtio devices. Never knows what a request means. Devices implement
-//! [`VirtioDevice`]; most hand each queue to a [`QueueTask`] with a [`RequestHandler`].
+//! [`VirtioDevice`]; most hand each queue to a [`QueueTask`] with a [`RequestHandler`], those for which order matters to
+//! an `OrderedTask`.
 
 mod assemble;
 mod chain;
@@ -20,6 +21,7 @@ mod layout;
 mod link;
 mod memory;
 mod mmio;
+mod ordered;
 mod queue;
 mod registers;
 mod rules;
@@ -33,13 +35,13 @@ mod worker;
 pub use assemble::{AssembleError, DRAIN_DEADLINE, MakeDevice, VirtioSpec, WorkerSeed};
 pub use chain::{Chain, OutsideChain};
 pub use config::ConfigSpace;
-pub(crate) use device::report_broken;
 pub use device::{HostEvent, Identity, LocalBoxFuture, QueueParts, VirtioDevice};
 pub use handle::{WorkerError, WorkerHandle};
 pub use interrupt::QueueInterrupt;
 pub use layout::{QueueLayout, RawLayout};
 pub use memory::{DeviceMemory, RequestMemory};
 pub use mmio::MmioTransport;
+pub(crate) use ordered::{InFlight, Ordered, OrderedTask};
 pub use queue::{Owed, Queue, QueueError, Token};
 pub use state::{DeviceState, QueueRegisters, QueueState, TransportState, VirtioState};
 pub use task::{QueueTask, RequestHandler};

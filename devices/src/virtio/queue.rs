@@ -7,14 +7,15 @@
 //!   `pop_descriptor_chain` turns that into "empty" and is not used. The iterator moves the position, so
 //!   [`Queue::peek`] puts it back.
 //! * the chain itself is walked by [`walk`](super::walk), which says why not.
-//! * the used ring is written by it: the element, then the index with release order (section 2.7.8.2).
-//! * the EVENT_IDX arithmetic is its own, over all chains since the last question; NO_INTERRUPT it does not
-//!   know, so the available ring's flags are read here.
+//! * the used ring is written by it: the element, then the index with release order (section 2.7.8.2). It tells of
+//!   one element at a time, so of several that the driver must see at once all but the last are written here.
+//! * what the driver wants to be interrupted for is read here: NO_INTERRUPT it does not know, and its EVENT_IDX
+//!   arithmetic counts what it has written itself.
 //! * it does not bound what is in flight: here a bitmap by head does, and a head that is in flight already breaks
 //!   the queue.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use ringlet_io::GuestRam;
 use ringlet_metrics::GuestErrorKind;
@@ -26,6 +27,15 @@ use super::layout::QueueLayout;
 use super::spec::{AVAIL_NO_INTERRUPT, MAX_QUEUE_SIZE, feature};
 use super::state::QueueState;
 use super::walk::{ChainError, Walker};
+
+/// Bytes before the entries of the available ring: flags and index (virtio 1.2, section 2.7.6).
+const AVAIL_HEADER: u64 = 4;
+/// Bytes of an entry of the available ring.
+const AVAIL_ENTRY: u64 = 2;
+/// Bytes before the elements of the used ring: flags and index (section 2.7.8).
+const USED_HEADER: u64 = 4;
+/// Bytes of an element of the used ring.
+const USED_ELEMENT: u64 = 8;
 
 /// Why a queue cannot go on. It is broken from then on, until it is reset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,7 +124,8 @@ pub struct Queue {
     ram: GuestRam,
     layout: QueueLayout,
     in_flight: InFlight,
-    completed: bool,
+    /// Position in the used ring at the last question what the driver is owed.
+    asked: u16,
     broken: bool,
 }
 
@@ -138,7 +149,7 @@ impl Queue {
         let indirect = features & feature::INDIRECT_DESC != 0;
         let walker = Walker::new(ram, layout.descriptors(), layout.size(), indirect);
         let in_flight = InFlight::default();
-        Ok(Self { ring, walker, ram: ram.clone(), layout, in_flight, completed: false, broken: false })
+        Ok(Self { ring, walker, ram: ram.clone(), layout, in_flight, asked: 0, broken: false })
     }
 
     /// Goes on where a queue was stopped. Any position is possible: what does not fit the rings shows at the
@@ -146,6 +157,7 @@ impl Queue {
     pub fn resume(&mut self, state: &QueueState) {
         self.ring.set_next_avail(state.next_avail);
         self.ring.set_next_used(state.next_used);
+        self.asked = state.next_used;
         self.broken = state.broken;
     }
 
@@ -179,24 +191,36 @@ impl Queue {
     /// # Errors
     /// The driver's mistake; the queue is broken from then on.
     pub fn peek(&mut self) -> Result<Option<Chain>, QueueError> {
+        self.peek_beyond(0)
+    }
+
+    /// As [`Queue::peek`], of the chain that comes after the next `count`, which were peeked: for requests that take
+    /// several. A chain that is peeked twice is copied twice.
+    ///
+    /// # Errors
+    /// The driver's mistake; the queue is broken from then on.
+    pub fn peek_beyond(&mut self, count: u16) -> Result<Option<Chain>, QueueError> {
         if self.broken {
             return Ok(None);
         }
-        let chain = self.peek_valid();
+        let chain = self.peek_valid(count);
         self.broken |= chain.is_err();
         chain
     }
 
-    fn peek_valid(&mut self) -> Result<Option<Chain>, QueueError> {
-        let position = self.ring.next_avail();
-        let memory = self.ram.memory();
-        let head = match self.ring.iter(memory) {
-            Ok(mut offered) => offered.next().map(|chain| chain.head_index()),
+    fn peek_valid(&mut self, count: u16) -> Result<Option<Chain>, QueueError> {
+        let next = self.ring.next_avail();
+        let position = next.wrapping_add(count);
+        self.ring.set_next_avail(position);
+        let head = self.ring.iter(self.ram.memory());
+        let head = head.map(|mut offered| offered.next().map(|chain| chain.head_index()));
+        self.ring.set_next_avail(next);
+        let head = match head {
+            Ok(Some(head)) => head,
+            Ok(None) => return Ok(None),
             Err(RingError::InvalidAvailRingIndex) => return Err(self.bad_index(position)),
             Err(error) => return Err(error.into()),
         };
-        self.ring.set_next_avail(position);
-        let Some(head) = head else { return Ok(None) };
         if self.in_flight.has(head) {
             return Err(QueueError::DuplicateHead { head });
         }
@@ -234,10 +258,71 @@ impl Queue {
             self.broken = true;
             return Err(QueueError::NotCurrent { head });
         }
-        self.completed = true;
         let done = self.ring.add_used(self.ram.memory(), head, written.min(writable));
         self.broken |= done.is_err();
         done.map_err(QueueError::from)
+    }
+
+    /// Consumes the chains that come next and gives them back, each with the number of bytes written to it, so that
+    /// the driver sees all of them at once or none.
+    ///
+    /// # Errors
+    /// [`QueueError::DuplicateHead`], the driver's; else mistakes of ours. The queue is broken from then on.
+    pub fn finish<'a>(
+        &mut self,
+        chains: impl Iterator<Item = (&'a Chain, u32)> + Clone,
+    ) -> Result<(), QueueError> {
+        let finished = self.take(chains.clone()).and_then(|count| self.give_back(count, chains));
+        self.broken |= finished.is_err();
+        finished
+    }
+
+    /// Consumes chains; gives their number.
+    fn take<'a>(&mut self, chains: impl Iterator<Item = (&'a Chain, u32)>) -> Result<u16, QueueError> {
+        let mut count = 0;
+        for (chain, _) in chains {
+            let head = chain.head();
+            if chain.position() != self.ring.next_avail().wrapping_add(count) {
+                return Err(QueueError::NotCurrent { head });
+            }
+            if !self.in_flight.insert(head) {
+                return Err(QueueError::DuplicateHead { head });
+            }
+            count += 1;
+        }
+        self.ring.set_next_avail(self.ring.next_avail().wrapping_add(count));
+        Ok(count)
+    }
+
+    /// Completes chains, of which there are `count`. The last is written together with the index; the others lie before
+    /// it by then.
+    fn give_back<'a>(
+        &mut self,
+        count: u16,
+        chains: impl Iterator<Item = (&'a Chain, u32)>,
+    ) -> Result<(), QueueError> {
+        let used = self.ring.next_used();
+        for (nth, (chain, written)) in (1..=count).zip(chains) {
+            let (head, position) = (chain.head(), used.wrapping_add(nth - 1));
+            self.in_flight.remove(head);
+            let written = written.min(u32::try_from(chain.writable_len()).unwrap_or(u32::MAX));
+            if nth < count {
+                self.write_used(position, head, written)?;
+            } else {
+                self.ring.set_next_used(position);
+                self.ring.add_used(self.ram.memory(), head, written)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an element of the used ring (section 2.7.8) of which the driver is not told yet.
+    fn write_used(&self, position: u16, head: u16, written: u32) -> Result<(), QueueError> {
+        let slot = u64::from(position % self.size());
+        // The area is in RAM as a whole.
+        let gpa = self.layout.device().saturating_add(USED_HEADER + slot * USED_ELEMENT);
+        let element = u64::from(written) << 32 | u64::from(head);
+        self.ram.write(gpa, &element.to_le_bytes()).map_err(|error| QueueError::Ring(error.to_string()))
     }
 
     /// What the driver is owed for everything that was completed since the last question.
@@ -245,26 +330,28 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Ring`].
     pub fn take_owed(&mut self) -> Result<Owed, QueueError> {
-        if !std::mem::take(&mut self.completed) {
+        let used = self.ring.next_used();
+        let completed = used.wrapping_sub(std::mem::replace(&mut self.asked, used));
+        if completed == 0 {
             return Ok(Owed::Nothing);
         }
-        // Begins with a full fence: what the driver wants is read after it can see what was completed.
-        let wanted = self.ring.needs_notification(self.ram.memory())? && !self.no_interrupt()?;
+        // What the driver wants is read after it can see what was completed.
+        fence(Ordering::SeqCst);
+        let wanted = if self.ring.event_idx_enabled() {
+            // The index has passed the event since the last question (section 2.7.7.2).
+            let event = self.read_driver(AVAIL_HEADER + AVAIL_ENTRY * u64::from(self.size()))?;
+            used.wrapping_sub(event).wrapping_sub(1) < completed
+        } else {
+            self.read_driver(0)? & AVAIL_NO_INTERRUPT == 0
+        };
         Ok(if wanted { Owed::Interrupt } else { Owed::Suppressed })
     }
 
-    /// The driver's NO_INTERRUPT flag, which means nothing once EVENT_IDX is negotiated (section 2.7.7.2).
-    fn no_interrupt(&self) -> Result<bool, QueueError> {
-        if self.ring.event_idx_enabled() {
-            return Ok(false);
-        }
-        let flags = GuestAddress(self.layout.driver());
-        let flags: u16 = self
-            .ram
-            .memory()
-            .load(flags, Ordering::Relaxed)
-            .map_err(|error| QueueError::Ring(error.to_string()))?;
-        Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT != 0)
+    /// Reads a field of the driver area.
+    fn read_driver(&self, offset: u64) -> Result<u16, QueueError> {
+        let gpa = GuestAddress(self.layout.driver().saturating_add(offset));
+        let field: Result<u16, _> = self.ram.memory().load(gpa, Ordering::Relaxed);
+        field.map(u16::from_le).map_err(|error| QueueError::Ring(error.to_string()))
     }
 
     /// Asks the driver to notify of the next chain; true if one has arrived already, so that it must be looked at

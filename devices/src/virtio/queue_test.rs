@@ -96,6 +96,80 @@ fn the_event_index_is_compared_over_a_whole_batch() {
     assert_eq!(batch(0, 10), Owed::Nothing);
 }
 
+/// Peeks as many chains as there are, and none twice.
+fn peek_all(queue: &mut Queue) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    while let Some(chain) = queue.peek_beyond(chains.len() as u16).unwrap() {
+        chains.push(chain);
+    }
+    chains
+}
+
+#[test]
+fn chains_that_are_finished_together_are_seen_together() {
+    let (mut driver, mut queue) = pair(feature::EVENT_IDX);
+    let heads = [(); 4].map(|()| driver.add(&buffers()));
+    let chains = peek_all(&mut queue);
+    assert!(chains.iter().map(Chain::head).eq(heads));
+    assert_eq!((queue.state().next_avail, queue.in_flight()), (0, 0), "peeking changes nothing");
+    driver.set_used_event(2);
+    queue.finish([(&chains[0], 8), (&chains[1], 8), (&chains[2], 9)].into_iter()).unwrap();
+    assert_eq!((driver.used_index(), queue.state().next_avail, queue.in_flight()), (3, 3, 0));
+    let used = [(); 3].map(|()| driver.take_used().map(|used| (used.head, used.len)).unwrap());
+    assert_eq!(used, [(heads[0], 8), (heads[1], 8), (heads[2], 8)], "no more than there is room");
+    assert_eq!(queue.take_owed().unwrap(), Owed::Interrupt, "entry 2 is among 0, 1, 2");
+    assert_eq!(queue.peek().unwrap().unwrap().head(), heads[3], "the rest is still the driver's");
+    queue.finish([].into_iter()).unwrap();
+    assert_eq!((queue.take_owed().unwrap(), driver.used_index()), (Owed::Nothing, 3));
+}
+
+#[test]
+fn chains_that_are_finished_together_wrap_around() {
+    let (mut driver, mut queue) = pair(0);
+    let near = QueueState { next_avail: u16::MAX - 1, next_used: u16::MAX - 1, broken: false };
+    queue.resume(&near);
+    (driver.offered, driver.taken) = (u16::MAX - 1, u16::MAX - 1);
+    let heads = [(); 4].map(|()| driver.add(&buffers()));
+    let chains = peek_all(&mut queue);
+    queue.finish(chains.iter().zip(1..)).unwrap();
+    assert_eq!(queue.state(), QueueState { next_avail: 2, next_used: 2, broken: false });
+    for (head, len) in heads.into_iter().zip(1..) {
+        assert_eq!(driver.take_used().map(|used| (used.head, used.len)), Some((head, len)));
+    }
+}
+
+#[test]
+fn sec_07_a_head_that_is_offered_twice_cannot_be_finished_twice() {
+    let (mut driver, mut queue) = pair(0);
+    let head = driver.add(&buffers());
+    driver.offer(head);
+    let chains = peek_all(&mut queue);
+    assert_eq!(chains.len(), 2);
+    let finished = queue.finish(chains.iter().map(|chain| (chain, 0)));
+    assert_eq!(finished.unwrap_err(), QueueError::DuplicateHead { head });
+    assert!(queue.is_broken() && driver.used_index() == 0);
+}
+
+#[test]
+fn only_the_next_chains_can_be_finished() {
+    let (mut driver, mut queue) = pair(0);
+    let heads = [(); 2].map(|()| driver.add(&buffers()));
+    let chains = peek_all(&mut queue);
+    let finished = queue.finish([(&chains[1], 0)].into_iter());
+    assert_eq!(finished.unwrap_err(), QueueError::NotCurrent { head: heads[1] });
+}
+
+#[test]
+fn sec_07_an_index_that_goes_back_behind_what_was_peeked_is_impossible() {
+    let (mut driver, mut queue) = pair(0);
+    let _ = [(); 3].map(|()| driver.add(&buffers()));
+    assert_eq!(peek_all(&mut queue).len(), 3);
+    driver.set_available(2);
+    let error = QueueError::AvailIndex { index: 2, position: 3, size: SIZE };
+    assert_eq!(queue.peek_beyond(3).unwrap_err(), error);
+    assert!(queue.peek().unwrap().is_none(), "it is told once");
+}
+
 #[test]
 fn indices_wrap_around() {
     let (mut driver, mut queue) = pair(feature::EVENT_IDX);

@@ -2,7 +2,8 @@
 //!
 //! Owns a started queue. A chain is peeked, waited for and served, and only then consumed and completed, without
 //! waiting between the two: so nothing is ever in flight, and stopping at any moment takes no time and loses
-//! nothing. All that completes in one poll of the task is one interrupt. Never knows what a chain means.
+//! nothing. A request may take several chains ([`Ordered::offered_beyond`], [`Ordered::finish`]). All that completes in
+//! one poll of the task is one interrupt. Never knows what a chain means.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,14 +13,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use ringlet_io::{Budget, Cost, DoorbellListener, GuestRam, Limiter, MonoTime, ShardContext, Task};
+use ringlet_io::{Budget, Cost, CostKind, DoorbellListener, GuestRam, Limiter, MonoTime, ShardContext, Task};
 use ringlet_metrics::{DeviceMetrics, GuestErrorKind, GuestLog, RequestKind, RequestStatus, guest_error};
 use tokio::sync::oneshot;
 
-use crate::virtio::{Chain, Queue, QueueError, QueueInterrupt, QueueParts, QueueState, report_broken};
+use super::chain::Chain;
+use super::device::{QueueParts, report_broken};
+use super::interrupt::QueueInterrupt;
+use super::queue::{Queue, QueueError};
+use super::state::QueueState;
 
 /// A queue that is served.
-pub(super) struct OrderedTask {
+pub(crate) struct OrderedTask {
     cx: ShardContext,
     stop: Option<oneshot::Sender<()>>,
     task: Task<QueueState>,
@@ -28,7 +33,7 @@ pub(super) struct OrderedTask {
 impl OrderedTask {
     /// Serves the queue by the future that `serve` makes of it, from `state` if there is one. The future ends only
     /// if the queue is broken, and is dropped when the queue is stopped.
-    pub(super) fn spawn<F: Future<Output = QueueError> + 'static>(
+    pub(crate) fn spawn<F: Future<Output = QueueError> + 'static>(
         mut parts: QueueParts,
         state: Option<QueueState>,
         serve: impl FnOnce(Rc<Ordered>, DoorbellListener) -> F,
@@ -47,7 +52,7 @@ impl OrderedTask {
     }
 
     /// Stops between two chains and gives the queue's state; `None` if the task failed, which is a bug of ours.
-    pub(super) async fn stop(mut self) -> Option<QueueState> {
+    pub(crate) async fn stop(mut self) -> Option<QueueState> {
         drop(self.stop.take());
         Pin::new(&mut self.task).await.ok()
     }
@@ -89,26 +94,26 @@ async fn run(
 }
 
 /// What serves a queue in order.
-pub(super) struct Ordered {
-    pub(super) ram: GuestRam,
-    pub(super) metrics: Arc<DeviceMetrics>,
+pub(crate) struct Ordered {
+    pub(crate) ram: GuestRam,
+    pub(crate) metrics: Arc<DeviceMetrics>,
+    pub(crate) log: Arc<GuestLog>,
     index: u16,
     queue: RefCell<Queue>,
     limiter: Limiter,
     budget: Budget,
     interrupt: QueueInterrupt,
-    log: Arc<GuestLog>,
 }
 
 impl Ordered {
     fn new(parts: QueueParts) -> (Self, DoorbellListener) {
         let QueueParts { index, queue, doorbell, interrupt, ram, limiter, budget, metrics, log, .. } = parts;
         let queue = RefCell::new(queue);
-        (Self { ram, metrics, index, queue, limiter, budget, interrupt, log }, doorbell)
+        (Self { ram, metrics, log, index, queue, limiter, budget, interrupt }, doorbell)
     }
 
     /// Waits for the chain that the driver offers next. Cancel-safe.
-    pub(super) async fn offered(&self, doorbell: &mut DoorbellListener) -> Result<Chain, QueueError> {
+    pub(crate) async fn offered(&self, doorbell: &mut DoorbellListener) -> Result<Chain, QueueError> {
         loop {
             // Spent before the chain is copied: a look at the ring costs time too.
             self.budget.spend().await;
@@ -124,18 +129,36 @@ impl Ordered {
         }
     }
 
+    /// The chain that the driver offers after the next `count`, which were offered already, if there is one.
+    pub(crate) fn offered_beyond(&self, count: usize) -> Result<Option<Chain>, QueueError> {
+        // There are no more than the queue is long.
+        let Ok(count) = u16::try_from(count) else { return Ok(None) };
+        self.queue.borrow_mut().peek_beyond(count)
+    }
+
     /// Tells the driver that it need not notify for now.
-    pub(super) fn quiet(&self) -> Result<(), QueueError> {
+    pub(crate) fn quiet(&self) -> Result<(), QueueError> {
         self.queue.borrow_mut().disable_notification()
     }
 
     /// Waits for the limiter. Cancel-safe.
-    pub(super) async fn admit(&self, doorbell: &mut DoorbellListener, cost: Cost) -> Result<(), QueueError> {
+    pub(crate) async fn admit(&self, doorbell: &mut DoorbellListener, cost: Cost) -> Result<(), QueueError> {
         self.wait_for(doorbell, self.limiter.admit(cost)).await
     }
 
+    /// Waits for the limiter, does what shows only then what it costs, and charges that ([`Limiter::admit_and`]).
+    /// Cancel-safe.
+    pub(crate) async fn admit_and<T>(
+        &self,
+        doorbell: &mut DoorbellListener,
+        kind: CostKind,
+        act: impl FnOnce() -> (T, Option<u64>),
+    ) -> Result<T, QueueError> {
+        self.wait_for(doorbell, self.limiter.admit_and(kind, act)).await
+    }
+
     /// Waits for something that is not a chain. Cancel-safe if that is.
-    pub(super) async fn wait_for<F: Future>(
+    pub(crate) async fn wait_for<F: Future>(
         &self,
         doorbell: &mut DoorbellListener,
         other: F,
@@ -145,24 +168,33 @@ impl Ordered {
     }
 
     /// Spends one more request of this turn. Cancel-safe.
-    pub(super) async fn spend(&self) {
+    pub(crate) async fn spend(&self) {
         self.budget.spend().await;
     }
 
     /// Gives the chain that was offered last back to the driver.
-    pub(super) fn complete(&self, chain: &Chain, written: u32) -> Result<(), QueueError> {
+    pub(crate) fn complete(&self, chain: &Chain, written: u32) -> Result<(), QueueError> {
         let mut queue = self.queue.borrow_mut();
         let token = queue.consume(chain)?;
         queue.complete(token, written)
     }
 
+    /// Gives the chains that were offered next back to the driver, all at once, each with the number of bytes written to
+    /// it.
+    pub(crate) fn finish<'a>(
+        &self,
+        chains: impl Iterator<Item = (&'a Chain, u32)> + Clone,
+    ) -> Result<(), QueueError> {
+        self.queue.borrow_mut().finish(chains)
+    }
+
     /// Counts a request that was served, `bytes` long.
-    pub(super) fn served(&self, kind: RequestKind, bytes: u64, begun: MonoTime) {
+    pub(crate) fn served(&self, kind: RequestKind, bytes: u64, begun: MonoTime) {
         self.metrics.completed(kind, RequestStatus::Ok, bytes, MonoTime::now().since(begun));
     }
 
     /// Gives back a chain that the driver should not have offered to this queue, of which `wrong` says why.
-    pub(super) fn refuse(&self, chain: &Chain, wrong: &str) -> Result<(), QueueError> {
+    pub(crate) fn refuse(&self, chain: &Chain, wrong: &str) -> Result<(), QueueError> {
         guest_error!(
             self.log,
             GuestErrorKind::BadRequest,
@@ -185,5 +217,21 @@ impl Ordered {
 
     fn broken(&self, error: &QueueError) {
         report_broken(&self.log, &self.metrics, &self.interrupt, self.index, error);
+    }
+}
+
+/// A request that waits for the host, on the gauge for as long as this lives.
+pub(crate) struct InFlight<'a>(&'a DeviceMetrics);
+
+impl<'a> InFlight<'a> {
+    pub(crate) fn begin(metrics: &'a DeviceMetrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
     }
 }
