@@ -142,6 +142,13 @@ impl Families {
                 DeviceKind::Console => spec.count(vm, device, &device.dropped_bytes),
                 _ => Vec::new(),
             }),
+            each(&DEVICE_DROPPED_PACKETS, |spec, vm, device| match device.kind() {
+                DeviceKind::Net => {
+                    let counts = device.dropped_packets.iter();
+                    spec.by_label(&[vm, device.id()], counts.map(|(k, n)| (k.as_str(), n.get() as f64)))
+                }
+                _ => Vec::new(),
+            }),
             each(&DEVICE_RESETS, |spec, vm, device| spec.count(vm, device, &device.queue_resets)),
             each(&DEVICE_BROKEN, |spec, vm, device| spec.count(vm, device, &device.broken_queues)),
         ]

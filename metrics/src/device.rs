@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::counter::{Bounds, Counter, Counters, Gauge, Histogram, HistogramSnapshot};
 use crate::escape::label_value;
 use crate::families::MAX_LABEL_BYTES;
-use crate::labels::{DeviceKind, RequestKind, RequestStatus};
+use crate::labels::{DeviceKind, DropReason, RequestKind, RequestStatus};
 
 /// Bounds for one request of a device: 2 µs to 5 s, in steps of 1, 2, 5 up to 1 ms and coarser above.
 pub static REQUEST_BOUNDS: Bounds = Bounds::new(&[
@@ -49,6 +49,8 @@ pub struct DeviceMetrics {
     pub bounce_copies: Counter,
     /// Bytes lost because their reader was too slow. Exposed for consoles.
     pub dropped_bytes: Counter,
+    /// Packets that got no further, by reason. Exposed for network interfaces.
+    pub dropped_packets: Counters<DropReason>,
     /// Queues stopped at the driver's request: by a reset of the queue or of the device.
     pub queue_resets: Counter,
     /// Queues that stopped for good because of what the driver wrote into them.
@@ -89,6 +91,7 @@ impl DeviceMetrics {
             interrupts_suppressed: Counter::new(),
             bounce_copies: Counter::new(),
             dropped_bytes: Counter::new(),
+            dropped_packets: Counters::new(),
             queue_resets: Counter::new(),
             broken_queues: Counter::new(),
             kind,
@@ -147,12 +150,13 @@ impl DeviceKind {
     /// The kinds of request that the device may see; [`RequestKind::Other`] is the last of each.
     pub const fn requests(self) -> &'static [RequestKind] {
         use RequestKind::{
-            Discard, Entropy, Flush, GetId, Other, Read, Receive, Transmit, Write, WriteZeroes,
+            Control, Discard, Entropy, Flush, GetId, Other, Read, Receive, Transmit, Write, WriteZeroes,
         };
         match self {
             Self::Block => &[Read, Write, Flush, Discard, WriteZeroes, GetId, Other],
             Self::Entropy => &[Entropy, Other],
             Self::Console => &[Receive, Transmit, Other],
+            Self::Net => &[Receive, Transmit, Control, Other],
         }
     }
 }
@@ -160,7 +164,7 @@ impl DeviceKind {
 impl RequestKind {
     /// Whether requests of this kind move data, so that their bytes are worth a series.
     pub(crate) const fn moves_data(self) -> bool {
-        !matches!(self, Self::Flush | Self::GetId | Self::Other)
+        !matches!(self, Self::Flush | Self::GetId | Self::Control | Self::Other)
     }
 
     /// Whether a request of this kind may have to wait, so that its latency is worth a histogram.

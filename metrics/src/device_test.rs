@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{Registry, VmInfo, VmMetrics};
+use crate::{DropReason, Registry, VmInfo, VmMetrics};
 
 fn vm() -> (Registry, Arc<VmMetrics>) {
     let registry = Registry::new();
@@ -31,6 +31,8 @@ fn every_number_reaches_its_series_in_base_units() {
     disk.broken_queues.add(10);
     let console = vm.register_device("console0", DeviceKind::Console);
     console.dropped_bytes.add(11);
+    let net = vm.register_device("net0", DeviceKind::Net);
+    net.dropped_packets.inc(DropReason::Spoofed);
     let text = registry.encode();
     for (family, labels, expected) in [
         ("device_info", r#"kind="block""#, 1.0),
@@ -60,6 +62,11 @@ fn every_number_reaches_its_series_in_base_units() {
     }
     let dropped = r#"ringlet_device_dropped_bytes_total{vm="v",device="console0"}"#;
     assert_eq!(value(&text, dropped), 11.0);
+    for (reason, expected) in [("spoofed", 1.0), ("too_long", 0.0)] {
+        let labels = format!(r#"{{vm="v",device="net0",reason="{reason}"}}"#);
+        assert_eq!(value(&text, &format!("ringlet_device_dropped_packets_total{labels}")), expected);
+    }
+    assert!(!text.contains(r#"ringlet_device_dropped_packets_total{vm="v",device="disk0""#));
     assert!(!text.contains(r#"ringlet_device_bounce_copies_total{vm="v",device="console0"}"#));
     assert!(!text.contains(r#"ringlet_device_dropped_bytes_total{vm="v",device="disk0"}"#));
 }

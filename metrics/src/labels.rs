@@ -197,6 +197,8 @@ label_set! {
         Entropy => "entropy",
         /// A console (section 5.3).
         Console => "console",
+        /// A network interface (section 5.1).
+        Net => "net",
     }
 }
 
@@ -218,10 +220,12 @@ label_set! {
         GetId => "get_id",
         /// Random bytes.
         Entropy => "entropy",
-        /// Input to the guest.
+        /// Input to the guest: bytes of a console, a packet of a network interface.
         Receive => "receive",
-        /// Output of the guest.
+        /// Output of the guest, likewise.
         Transmit => "transmit",
+        /// Set up a network interface.
+        Control => "control",
         /// What the device does not know.
         Other => "other",
     }
@@ -236,6 +240,25 @@ label_set! {
         IoError => "io_error",
         /// The device does not do that.
         Unsupported => "unsupported",
+    }
+}
+
+label_set! {
+    /// Why a packet got no further: label `reason` of `ringlet_device_dropped_packets_total`.
+    #[non_exhaustive]
+    DropReason {
+        /// To the guest: it has not offered enough room for it.
+        TooLong => "too_long",
+        /// It is no Ethernet frame: too short, or too long for any.
+        BadLength => "bad_length",
+        /// From the guest: its virtio header asks for what was not negotiated, or makes no sense.
+        BadHeader => "bad_header",
+        /// From the guest: it has an address that is not the guest's own.
+        Spoofed => "spoofed",
+        /// The link is down.
+        LinkDown => "link_down",
+        /// From the guest: the host does not take it.
+        Refused => "refused",
     }
 }
 

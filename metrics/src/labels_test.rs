@@ -23,6 +23,7 @@ fn every_set_is_dense_distinct_and_snake_case() {
     check::<OutcomeKind>();
     check::<BootPhase>();
     check::<DeviceKind>();
+    check::<DropReason>();
     check::<RequestKind>();
     check::<RequestStatus>();
 }

@@ -203,6 +203,12 @@ pub(crate) const DEVICE_DROPPED: Spec = spec(
     DEVICE,
     "Console bytes lost because their reader was too slow.",
 );
+pub(crate) const DEVICE_DROPPED_PACKETS: Spec = spec(
+    "ringlet_device_dropped_packets_total",
+    COUNTER,
+    &["vm", "device", "reason"],
+    "Packets of a network interface that got no further, by reason.",
+);
 pub(crate) const DEVICE_RESETS: Spec = spec(
     "ringlet_device_queue_resets_total",
     COUNTER,
@@ -293,7 +299,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 50] = [
+pub(crate) const ALL: [&Spec; 51] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -330,6 +336,7 @@ pub(crate) const ALL: [&Spec; 50] = [
     &DEVICE_SUPPRESSED,
     &DEVICE_BOUNCES,
     &DEVICE_DROPPED,
+    &DEVICE_DROPPED_PACKETS,
     &DEVICE_RESETS,
     &DEVICE_BROKEN,
     &LIMITER_OPERATIONS,
