@@ -14,6 +14,7 @@ mod hostile_test;
 pub mod i8042;
 pub mod ioapic;
 mod log_limit;
+pub mod net;
 pub mod output;
 pub mod ports;
 pub mod rng;

@@ -131,6 +131,7 @@ impl Rig {
         let kind = match subject.identity.device_type {
             device_type::CONSOLE => DeviceKind::Console,
             device_type::ENTROPY => DeviceKind::Entropy,
+            device_type::NET => DeviceKind::Net,
             _ => DeviceKind::Block,
         };
         let metrics = vm.register_device(&subject.identity.id, kind);

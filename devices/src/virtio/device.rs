@@ -56,6 +56,10 @@ pub enum HostEvent {
         /// Rows.
         rows: u16,
     },
+    /// The link of a network interface is up.
+    LinkUp,
+    /// The link of a network interface is down: its packets are dropped.
+    LinkDown,
 }
 
 /// Everything that the task of a queue may touch.

@@ -20,6 +20,8 @@ pub const DESCRIPTOR_LEN: u32 = 16;
 pub mod device_type {
     use super::ids;
 
+    /// Network interface (section 5.1).
+    pub const NET: u32 = ids::VIRTIO_ID_NET;
     /// Block device (section 5.2).
     pub const BLOCK: u32 = ids::VIRTIO_ID_BLOCK;
     /// Console device (section 5.3).

@@ -40,6 +40,17 @@ pub enum DeviceState {
         /// not taken stays at the host's end.
         sent: u32,
     },
+    /// Network interface (section 5.1). Packets are the host's or the driver's, never the device's.
+    Net {
+        /// Its address.
+        mac: [u8; 6],
+        /// Pairs of queues that are used.
+        pairs: u16,
+        /// What received packets may leave unfinished, as feature bits.
+        offloads: u64,
+        /// The link, as the driver knows it.
+        link_up: bool,
+    },
 }
 
 /// Saved queue registers, as the driver wrote them.

@@ -1,0 +1,237 @@
+//! Which frames a guest may send: those with its own addresses.
+//!
+//! Owns the rules of what is pinned: the source of the Ethernet header, the sender of ARP (RFC 826), the source of IPv4
+//! (RFC 791) and IPv6 (RFC 8200), and what neighbour discovery says of addresses (RFC 4861). Pure: judges a copy
+//! of the frame's beginning, which must be what is sent, and never keeps anything of it. Knows no state, so it
+//! says nothing about what a guest may answer.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::config::Mac;
+
+/// Bytes of a frame's beginning that are judged: enough for the longest IPv4 header and the ports behind it, or for
+/// IPv6 with some extension headers and a neighbour advertisement.
+pub const JUDGED: usize = 192;
+
+const ETHERNET: usize = 14;
+const IPV6: usize = 40;
+
+/// The values of the EtherType field (RFC 9542).
+mod ethertype {
+    pub(super) const IPV4: u16 = 0x0800;
+    pub(super) const ARP: u16 = 0x0806;
+    pub(super) const IPV6: u16 = 0x86DD;
+}
+
+/// The values of the protocol and next-header fields that matter.
+mod protocol {
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const UDP: u8 = 17;
+    pub(super) const ROUTING: u8 = 43;
+    pub(super) const FRAGMENT: u8 = 44;
+    pub(super) const ICMPV6: u8 = 58;
+    pub(super) const DESTINATION: u8 = 60;
+}
+
+/// Types of ICMPv6 messages that say where an address or a router is (RFC 4861, section 4).
+mod icmpv6 {
+    pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
+    pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    pub(super) const REDIRECT: u8 = 137;
+}
+
+/// The addresses that a guest may use. `None`: any.
+///
+/// If addresses of IPv4 or IPv6 are pinned, frames that are neither IPv4, IPv6 nor ARP are refused, with a VLAN tag
+/// too: they could carry anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The Ethernet address.
+    pub mac: Option<Mac>,
+    /// Addresses of IPv4. With none, no IPv4 at all.
+    pub ipv4: Option<Vec<Ipv4Addr>>,
+    /// Addresses of IPv6; the link-local one that follows from `mac` (RFC 4291, appendix A) is always one. With none,
+    /// nothing but that.
+    pub ipv6: Option<Vec<Ipv6Addr>>,
+}
+
+/// Why a frame is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Spoof {
+    /// It has another Ethernet source than the guest's.
+    #[error("a frame from {0}")]
+    Mac(Mac),
+    /// It is ARP that says something about another's address.
+    #[error("ARP about {address} at {mac}")]
+    Arp {
+        /// Sender's Ethernet address.
+        mac: Mac,
+        /// Sender's address.
+        address: Ipv4Addr,
+    },
+    /// It has another IPv4 source.
+    #[error("IPv4 from {0}")]
+    Ipv4(Ipv4Addr),
+    /// It has another IPv6 source.
+    #[error("IPv6 from {0}")]
+    Ipv6(Ipv6Addr),
+    /// It says that an address is the guest's, or the guest a router, or where another router is.
+    #[error("ICMPv6 of type {0} about an address that is not the guest's")]
+    Neighbour(u8),
+    /// It is of a protocol that could carry any address.
+    #[error("a frame of type {0:#06x}")]
+    Type(u16),
+    /// It ends, or its headers do, before what must be judged.
+    #[error("headers that are cut off or too long")]
+    Truncated,
+}
+
+/// Bytes of a frame's beginning.
+#[derive(Clone, Copy)]
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    /// `N` bytes from `at` on.
+    fn get<const N: usize>(self, at: usize) -> Result<[u8; N], Spoof> {
+        let found = self.0.get(at..).and_then(|rest| rest.first_chunk());
+        found.copied().ok_or(Spoof::Truncated)
+    }
+
+    fn u8(self, at: usize) -> Result<u8, Spoof> {
+        self.get(at).map(|[byte]| byte)
+    }
+
+    fn u16(self, at: usize) -> Result<u16, Spoof> {
+        self.get(at).map(u16::from_be_bytes)
+    }
+
+    fn mac(self, at: usize) -> Result<Mac, Spoof> {
+        self.get(at).map(Mac)
+    }
+
+    fn ipv4(self, at: usize) -> Result<Ipv4Addr, Spoof> {
+        self.get::<4>(at).map(Ipv4Addr::from)
+    }
+
+    fn ipv6(self, at: usize) -> Result<Ipv6Addr, Spoof> {
+        self.get::<16>(at).map(Ipv6Addr::from)
+    }
+
+    fn after(self, at: usize) -> Bytes<'a> {
+        Bytes(self.0.get(at..).unwrap_or_default())
+    }
+}
+
+impl Filter {
+    /// Whether anything is pinned.
+    pub fn is_open(&self) -> bool {
+        let Self { mac, ipv4, ipv6 } = self;
+        mac.is_none() && ipv4.is_none() && ipv6.is_none()
+    }
+
+    /// Judges a frame by its beginning: its first [`JUDGED`] bytes, or all of it.
+    ///
+    /// # Errors
+    /// Why it must not be sent.
+    pub fn judge(&self, beginning: &[u8]) -> Result<(), Spoof> {
+        let frame = Bytes(beginning);
+        let source = frame.mac(6)?;
+        if self.mac.is_some_and(|mac| mac != source) {
+            return Err(Spoof::Mac(source));
+        }
+        let (kind, packet) = (frame.u16(12)?, frame.after(ETHERNET));
+        match kind {
+            ethertype::ARP => self.judge_arp(packet),
+            ethertype::IPV4 => self.judge_ipv4(packet),
+            ethertype::IPV6 => self.judge_ipv6(packet),
+            _ if self.ipv4.is_none() && self.ipv6.is_none() => Ok(()),
+            kind => Err(Spoof::Type(kind)),
+        }
+    }
+
+    /// ARP for Ethernet and IPv4. A sender without an address asks whether one is free (RFC 5227).
+    fn judge_arp(&self, packet: Bytes<'_>) -> Result<(), Spoof> {
+        if self.mac.is_none() && self.ipv4.is_none() {
+            return Ok(());
+        }
+        let (mac, address) = (packet.mac(8)?, packet.ipv4(14)?);
+        let is_ethernet = packet.get(0)? == [0, 1, 8, 0, 6, 4];
+        let is_own = |own: &Vec<Ipv4Addr>| address.is_unspecified() || own.contains(&address);
+        let mac_is_own = self.mac.is_none_or(|own| own == mac);
+        if is_ethernet && mac_is_own && self.ipv4.as_ref().is_none_or(is_own) {
+            return Ok(());
+        }
+        Err(Spoof::Arp { mac, address })
+    }
+
+    fn judge_ipv4(&self, packet: Bytes<'_>) -> Result<(), Spoof> {
+        let Some(own) = &self.ipv4 else { return Ok(()) };
+        let source = packet.ipv4(12)?;
+        let is_version_4 = packet.u8(0)? >> 4 == 4;
+        if is_version_4 && (own.contains(&source) || is_dhcp_request(packet)?) {
+            return Ok(());
+        }
+        Err(Spoof::Ipv4(source))
+    }
+
+    fn judge_ipv6(&self, packet: Bytes<'_>) -> Result<(), Spoof> {
+        let Some(own) = &self.ipv6 else { return Ok(()) };
+        let is_own = |address: Ipv6Addr| own.contains(&address) || self.link_local() == Some(address);
+        let source = packet.ipv6(8)?;
+        let is_version_6 = packet.u8(0)? >> 4 == 6;
+        // Without an address it asks whether one is free (RFC 4862), and says nothing about any.
+        if !is_version_6 || !(is_own(source) || source.is_unspecified()) {
+            return Err(Spoof::Ipv6(source));
+        }
+        let Some(message) = icmpv6_message(packet)? else { return Ok(()) };
+        match message.u8(0)? {
+            kind @ (icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT) => Err(Spoof::Neighbour(kind)),
+            kind @ icmpv6::NEIGHBOUR_ADVERTISEMENT if !is_own(message.ipv6(8)?) => {
+                Err(Spoof::Neighbour(kind))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The address that an interface gives itself (RFC 4291, appendix A).
+    fn link_local(&self) -> Option<Ipv6Addr> {
+        let Mac([a, b, c, d, e, f]) = self.mac?;
+        let group = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+        let universal = a ^ 2;
+        Some(Ipv6Addr::new(0xFE80, 0, 0, 0, group(universal, b), group(c, 0xFF), group(0xFE, d), group(e, f)))
+    }
+}
+
+/// Whether an IPv4 packet asks for an address (RFC 2131): from nobody, UDP from port 68 to 67, in one piece.
+fn is_dhcp_request(packet: Bytes<'_>) -> Result<bool, Spoof> {
+    let is_whole = packet.u16(6)? & 0x3FFF == 0;
+    if !packet.ipv4(12)?.is_unspecified() || packet.u8(9)? != protocol::UDP || !is_whole {
+        return Ok(false);
+    }
+    let ports = packet.after(usize::from(packet.u8(0)? & 0xF) * 4);
+    Ok((ports.u16(0)?, ports.u16(2)?) == (68, 67))
+}
+
+/// The ICMPv6 message of an IPv6 packet, if it has one that is not in a later fragment (such are ignored where
+/// they say anything about neighbours, RFC 6980).
+fn icmpv6_message(packet: Bytes<'_>) -> Result<Option<Bytes<'_>>, Spoof> {
+    let (mut next, mut rest) = (packet.u8(6)?, packet.after(IPV6));
+    loop {
+        let len = match next {
+            protocol::ICMPV6 => return Ok(Some(rest)),
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => {
+                usize::from(rest.u8(1)?) * 8 + 8
+            }
+            protocol::FRAGMENT if rest.u16(2)? & 0xFFF8 != 0 => return Ok(None),
+            protocol::FRAGMENT => 8,
+            _ => return Ok(None),
+        };
+        next = rest.u8(0)?;
+        // Ends: every header takes at least eight bytes of what there is.
+        rest = rest.after(len);
+    }
+}
+
+#[cfg(test)]
+#[path = "filter_test.rs"]
+mod tests;

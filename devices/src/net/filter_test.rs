@@ -1,0 +1,168 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const OWN: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x57]);
+const OWN4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const OTHER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+const OWN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 2);
+const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 3);
+
+fn pinned() -> Filter {
+    Filter { mac: Some(OWN), ipv4: Some(vec![OWN4]), ipv6: Some(vec![OWN6]) }
+}
+
+fn frame(source: Mac, kind: u16, packet: &[u8]) -> Vec<u8> {
+    [&[0xFF; 6][..], &source.0, &kind.to_be_bytes(), packet].concat()
+}
+
+fn arp(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
+    let packet = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &mac.0, &address.octets(), &[0; 10]].concat();
+    frame(OWN, 0x0806, &packet)
+}
+
+fn ipv4(source: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = [&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0][..], &source.octets(), &[255; 4]].concat();
+    frame(OWN, 0x0800, &[&header, payload].concat())
+}
+
+fn ipv6(source: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let header = [&[0x60, 0, 0, 0, 0, 0, next, 255][..], &source.octets(), &OTHER6.octets()].concat();
+    frame(OWN, 0x86DD, &[&header, payload].concat())
+}
+
+/// An ICMPv6 message about an address.
+fn about(kind: u8, target: Ipv6Addr) -> Vec<u8> {
+    [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat()
+}
+
+#[test]
+fn nothing_is_judged_where_nothing_is_pinned() {
+    let open = Filter::default();
+    assert!(open.is_open() && !pinned().is_open());
+    assert_eq!(open.judge(&arp(OTHER, OTHER4)), Ok(()));
+    assert_eq!(open.judge(&frame(OTHER, 0x1234, &[])), Ok(()));
+    assert_eq!(open.judge(&ipv4(OTHER4, 6, &[])), Ok(()));
+}
+
+#[test]
+fn ones_own_addresses_pass() {
+    let filter = pinned();
+    for frame in [
+        arp(OWN, OWN4),
+        arp(OWN, Ipv4Addr::UNSPECIFIED),
+        ipv4(OWN4, 6, &[]),
+        ipv6(OWN6, 6, &[]),
+        ipv6("fe80::5054:ff:fe12:3456".parse().unwrap(), 58, &about(135, OTHER6)),
+        ipv6(OWN6, 58, &about(136, OWN6)),
+        ipv6(Ipv6Addr::UNSPECIFIED, 58, &about(135, OWN6)),
+    ] {
+        assert_eq!(filter.judge(&frame), Ok(()), "{frame:?}");
+    }
+}
+
+#[test]
+fn others_addresses_are_refused() {
+    let filter = pinned();
+    let other_source = frame(OTHER, 0x0800, &ipv4(OWN4, 6, &[])[14..]);
+    for (frame, why) in [
+        (other_source, Spoof::Mac(OTHER)),
+        (arp(OTHER, OWN4), Spoof::Arp { mac: OTHER, address: OWN4 }),
+        (arp(OWN, OTHER4), Spoof::Arp { mac: OWN, address: OTHER4 }),
+        (ipv4(OTHER4, 6, &[]), Spoof::Ipv4(OTHER4)),
+        (ipv6(OTHER6, 6, &[]), Spoof::Ipv6(OTHER6)),
+        (ipv6(OWN6, 58, &about(136, OTHER6)), Spoof::Neighbour(136)),
+        (ipv6(OWN6, 58, &about(134, OWN6)), Spoof::Neighbour(134)),
+        (ipv6(OWN6, 58, &about(137, OWN6)), Spoof::Neighbour(137)),
+    ] {
+        assert_eq!(filter.judge(&frame), Err(why));
+    }
+}
+
+#[test]
+fn what_could_carry_anything_is_refused() {
+    let filter = pinned();
+    let tagged = frame(OWN, 0x8100, &[0, 1, 8, 0]);
+    assert_eq!(filter.judge(&tagged), Err(Spoof::Type(0x8100)));
+    assert_eq!(filter.judge(&frame(OWN, 60, &[0; 60])), Err(Spoof::Type(60)), "802.3 with a length");
+    let only_mac = Filter { mac: Some(OWN), ..Filter::default() };
+    assert_eq!(only_mac.judge(&tagged), Ok(()));
+    assert_eq!(only_mac.judge(&ipv4(OTHER4, 6, &[])), Ok(()));
+    let mut wrong_version = ipv4(OWN4, 6, &[]);
+    wrong_version[14] = 0x65;
+    assert_eq!(filter.judge(&wrong_version), Err(Spoof::Ipv4(OWN4)));
+    let mut not_ethernet = arp(OWN, OWN4);
+    not_ethernet[18] = 8;
+    assert!(filter.judge(&not_ethernet).is_err());
+}
+
+#[test]
+fn a_family_without_addresses_is_closed() {
+    let filter = Filter { mac: Some(OWN), ipv4: Some(vec![]), ipv6: Some(vec![]) };
+    assert_eq!(filter.judge(&ipv4(OWN4, 6, &[])), Err(Spoof::Ipv4(OWN4)));
+    assert_eq!(filter.judge(&ipv6(OWN6, 6, &[])), Err(Spoof::Ipv6(OWN6)));
+    assert_eq!(Filter { ipv6: None, ..filter }.judge(&ipv6(OWN6, 6, &[])), Ok(()));
+}
+
+#[test]
+fn who_has_no_address_may_ask_for_one_and_no_more() {
+    let filter = pinned();
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    assert_eq!(filter.judge(&ipv4(nobody, 17, &[0, 68, 0, 67])), Ok(()));
+    for (protocol, ports) in [(17, [0, 67, 0, 68]), (17, [0, 68, 0, 53]), (6, [0, 68, 0, 67])] {
+        assert_eq!(filter.judge(&ipv4(nobody, protocol, &ports)), Err(Spoof::Ipv4(nobody)));
+    }
+    let mut fragment = ipv4(nobody, 17, &[0, 68, 0, 67]);
+    fragment[14 + 6] = 0x20;
+    assert_eq!(filter.judge(&fragment), Err(Spoof::Ipv4(nobody)));
+    // The ports are behind the options.
+    let mut options = ipv4(nobody, 17, &[0, 68, 0, 67]);
+    options[14] = 0x46;
+    assert_eq!(filter.judge(&options), Err(Spoof::Truncated));
+}
+
+#[test]
+fn what_is_behind_extension_headers_is_found() {
+    let filter = pinned();
+    let behind = |headers: &[u8], first: u8| ipv6(OWN6, first, &[headers, &about(136, OTHER6)].concat());
+    for first in [0, 43, 60] {
+        assert_eq!(filter.judge(&behind(&[58, 0, 0, 0, 0, 0, 0, 0], first)), Err(Spoof::Neighbour(136)));
+    }
+    let two = [&[44, 1, 0, 0, 0, 0, 0, 0][..], &[0; 8], &[58, 0, 0, 1, 0, 0, 0, 0]].concat();
+    assert_eq!(filter.judge(&behind(&two, 0)), Err(Spoof::Neighbour(136)), "a first fragment");
+    assert_eq!(filter.judge(&behind(&[58, 0, 0, 8, 0, 0, 0, 0], 44)), Ok(()), "a later one says nothing");
+    // Too far away to be judged.
+    assert_eq!(filter.judge(&behind(&[58, 255, 0, 0, 0, 0, 0, 0], 0)), Err(Spoof::Truncated));
+}
+
+#[test]
+fn sec_07_what_is_cut_off_is_refused() {
+    let filter = pinned();
+    for whole in [arp(OWN, OWN4), ipv4(OWN4, 6, &[]), ipv6(OWN6, 58, &about(136, OWN6))] {
+        let judged: Vec<usize> =
+            (0..whole.len()).filter(|len| filter.judge(&whole[..*len]).is_ok()).collect();
+        // What is not judged may be cut off.
+        assert!(judged.iter().all(|len| *len >= 14 + 16), "{judged:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn sec_07_what_passes_has_the_guests_addresses(
+        kind in prop::sample::select(vec![0x0800u16, 0x0806, 0x86DD, 0x8100, 40]),
+        bytes in prop::collection::vec(any::<u8>(), 0..JUDGED),
+        own: bool,
+    ) {
+        let frame = frame(if own { OWN } else { OTHER }, kind, &bytes);
+        if pinned().judge(&frame).is_ok() {
+            prop_assert!(own);
+            match kind {
+                0x0806 => prop_assert_eq!(&bytes[8..14], &OWN.0),
+                0x0800 => prop_assert!(bytes[12..16] == OWN4.octets() || bytes[12..16] == [0; 4]),
+                0x86DD => prop_assert_eq!(bytes[0] >> 4, 6),
+                _ => prop_assert!(false, "{:#x} passes", kind),
+            }
+        }
+    }
+}
