@@ -1,8 +1,8 @@
 //! The settings of a tap that is in use: what may be unfinished, and which queues are used.
 //!
 //! Owns the tap's descriptors, and closes them. Every call here waits for a lock of the kernel, so the helper's thread
-//! makes them. At most one job of a tap is with the helper, whatever is asked of it meanwhile: the last wish
-//! counts.
+//! makes them. At most two jobs of a tap are with the helper, one of them under way, whatever is asked of it meanwhile:
+//! the last wish counts.
 
 use std::fmt;
 use std::io;
@@ -14,11 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use super::{HEADER, Offloads, helper::Helper, ioctl};
-
-/// Most packets that are dropped from a queue when less may be unfinished than before: more than a tap holds,
-/// unless it was told otherwise (500).
-const MOST_DROPPED: usize = 4096;
+use super::{Offloads, helper::Helper, ioctl, tap::drop_packets};
 
 /// What can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +42,7 @@ struct State {
     done: u64,
     /// What came of the last one.
     result: Result<(), Errno>,
-    /// The helper has a job.
+    /// The helper has a job, which it has not begun.
     queued: bool,
 }
 
@@ -80,12 +76,13 @@ impl Control {
     fn ask(self: &Arc<Self>, change: impl FnOnce(&mut Settings)) -> Option<u64> {
         let mut state = self.lock();
         change(&mut state.wanted);
-        if !state.queued && state.wanted == state.applied {
+        if state.done == state.asked && state.wanted == state.applied {
             return None;
         }
         state.asked += 1;
         if !mem::replace(&mut state.queued, true) {
-            self.queue();
+            let control = Arc::clone(self);
+            self.helper.run(move || control.work());
         }
         Some(state.asked)
     }
@@ -95,25 +92,24 @@ impl Control {
         (state.done >= wish).then_some(state.result)
     }
 
-    fn queue(self: &Arc<Self>) {
-        let control = Arc::clone(self);
-        self.helper.run(move || control.work());
+    /// On the helper's thread: settles all wishes so far.
+    fn work(&self) {
+        let (wish, wanted, mut applied) = self.begin();
+        let result = self.apply(wanted, &mut applied);
+        self.finish(wish, applied, result);
     }
 
-    /// On the helper's thread: settles all wishes so far. Those that come meanwhile queue behind other taps.
-    fn work(self: &Arc<Self>) {
-        let (wish, wanted, mut applied) = {
-            let state = self.lock();
-            (state.asked, state.wanted, state.applied)
-        };
-        let result = self.apply(wanted, &mut applied);
+    /// Number of the last wish, what is wanted by then, and what is so.
+    fn begin(&self) -> (u64, Settings, Settings) {
+        let mut state = self.lock();
+        state.queued = false;
+        (state.asked, state.wanted, state.applied)
+    }
+
+    fn finish(&self, wish: u64, applied: Settings, result: io::Result<()>) {
         let result = result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let mut state = self.lock();
         (state.applied, state.done, state.result) = (applied, wish, result);
-        state.queued = state.asked > wish;
-        if state.queued {
-            self.queue();
-        }
         drop(state);
         self.changed.notify_waiters();
     }
@@ -147,16 +143,6 @@ impl Control {
     }
 }
 
-/// Takes what waits in a queue.
-fn drop_packets(queue: &OwnedFd) {
-    // What does not fit is lost, which is the purpose.
-    let mut start = [0; HEADER];
-    let dropped = (0..MOST_DROPPED).take_while(|_| rustix::io::read(queue, &mut start).is_ok()).count();
-    if dropped > 0 {
-        tracing::debug!(dropped, "packets that waited at a tap were dropped: they may be unfinished");
-    }
-}
-
 impl Drop for Control {
     /// Closing a tap that is not persistent deletes it, which takes longer than any other call.
     fn drop(&mut self) {
@@ -170,3 +156,7 @@ impl fmt::Debug for Control {
         f.debug_struct("Control").field("queues", &self.queues).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "control_test.rs"]
+mod tests;

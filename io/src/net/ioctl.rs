@@ -65,9 +65,10 @@ impl Request {
         check(unsafe { libc::ioctl(fd.as_raw_fd(), call, &raw mut *self) })
     }
 
+    /// The kernel lets a name have any characters but a few, also those that a terminal obeys: these are `?` here.
     fn name(&self) -> String {
-        let end = self.name.iter().position(|&byte| byte == 0).unwrap_or(NAME_SIZE);
-        String::from_utf8_lossy(self.name.get(..end).unwrap_or_default()).into_owned()
+        let bytes = self.name.iter().take_while(|&&byte| byte != 0);
+        bytes.map(|&byte| if byte.is_ascii_graphic() { byte.into() } else { '?' }).collect()
     }
 }
 

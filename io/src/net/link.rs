@@ -106,3 +106,7 @@ fn unless_not_now<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         result => result.map(Some),
     }
 }
+
+#[cfg(test)]
+#[path = "link_test.rs"]
+mod tests;

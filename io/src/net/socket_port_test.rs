@@ -1,5 +1,5 @@
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -234,70 +234,49 @@ fn a_peer_that_reads_slowly_makes_senders_wait(engine: EngineKind) {
     }
 }
 
-/// What is left of a frame is not lost when its queue goes on to another one.
+/// A frame of which a part has gone is finished, by itself or before another one.
 fn a_frame_that_went_in_parts_is_sent_once(engine: EngineKind) {
-    let (ours, mut peer) = UnixStream::pair().unwrap();
-    // So small that a frame goes in parts.
-    rustix::net::sockopt::set_socket_send_buffer_size(&ours, 4608).unwrap();
-    let shard = runner(config(engine));
-    let (halfway, at_half) = std::sync::mpsc::channel();
-    let sent = start(&shard, move |cx| async move {
-        let (port, memory) = (port(&cx, ours), Memory::new());
-        let mut sent = Vec::new();
-        // The last one of 40,000 bytes is given up in the middle.
-        loop {
-            let bytes = frame(40_000, sent.len());
-            sent.push(bytes.clone());
-            if port.send(&PLAIN, &memory.frame(&bytes, 1)).unwrap() == Sent::Later {
-                break;
-            }
+    for next_length in [60_000, 500] {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        // So small that the frame goes in parts.
+        rustix::net::sockopt::set_socket_send_buffer_size(&ours, 4608).unwrap();
+        let shard = runner(config(engine));
+        let (halfway, at_half) = std::sync::mpsc::channel();
+        let sent = start(&shard, move |cx| async move {
+            let (port, memory) = (port(&cx, ours), Memory::new());
+            let first = memory.frame(&frame(60_000, 1), 3);
+            assert_eq!(port.send(&PLAIN, &first).unwrap(), Sent::Later);
+            halfway.send(()).unwrap();
+            give(&*port, &memory.frame(&frame(next_length, 1), 2)).await.unwrap();
+        });
+        at_half.recv().unwrap();
+        let bytes = read_all(peer);
+        sent.recv_timeout(PATIENCE).unwrap();
+        shard.stop().unwrap();
+        let mut expected = framed(&frame(60_000, 1));
+        if next_length != 60_000 {
+            expected.extend(framed(&frame(next_length, 1)));
         }
-        halfway.send(()).unwrap();
-        for length in [500, 60_000] {
-            let bytes = frame(length, sent.len());
-            give(&*port, &memory.frame(&bytes, 3)).await.unwrap();
-            sent.push(bytes);
-        }
-        sent
-    });
-    at_half.recv().unwrap();
-    let mut bytes = Vec::<u8>::new();
-    let mut part = [0; 4096];
-    while let Ok(count @ 1..) = peer.read(&mut part) {
-        bytes.extend(&part[..count]);
+        assert!(bytes == expected, "{} of {} bytes came", bytes.len(), expected.len());
     }
-    let sent = sent.recv_timeout(PATIENCE).unwrap();
-    shard.stop().unwrap();
-    let expected: Vec<u8> = sent.iter().flat_map(|frame| framed(frame)).collect();
-    assert!(bytes == expected, "{} of {} bytes came", bytes.len(), expected.len());
 }
 
+/// Each read gives one byte here. Whoever waits lets others have their turn meanwhile.
 fn a_peer_that_writes_byte_by_byte_leaves_turns_to_others(engine: EngineKind) {
-    let (ours, mut peer) = UnixStream::pair().unwrap();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let writer = thread::spawn(move || {
-        let bytes = framed(&frame(60, 0));
-        let goes_on = || stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty);
-        for byte in bytes.iter().cycle().take_while(|_| goes_on()) {
-            peer.write_all(&[*byte]).unwrap();
-        }
-        peer
+    let (ours, peer) = Socket::pair().unwrap();
+    let ours = Socket { fd: ours.fd, framing: Framing::Length };
+    let bytes = framed(&frame(60, 1));
+    for byte in &bytes {
+        rustix::io::write(&peer.fd, &[*byte]).unwrap();
+    }
+    let turns = on_shard(engine, move |cx| async move {
+        let (port, memory) = (attach(ours, &cx).unwrap(), Memory::new());
+        port.readable().await.unwrap();
+        let before = cx.turn();
+        assert_eq!(take(&*port, &memory).await.unwrap(), frame(60, 1));
+        cx.turn() - before
     });
-    on_shard(engine, move |cx| async move {
-        let (port, memory) = (port(&cx, ours), Memory::new());
-        let reader = cx.spawn(&Owner::shard(), async move {
-            loop {
-                take(&*port, &memory).await.unwrap();
-            }
-        });
-        for _ in 0..1000 {
-            cx.next_turn().await;
-        }
-        // The peer's last bytes may find nobody.
-        let _ = stop.send(());
-        let _peer = writer.join().unwrap();
-        cx.abort(&reader);
-    });
+    assert!(turns >= (bytes.len() / READS_A_FRAME - 1) as u64, "{turns} turns");
 }
 
 fn frames_that_do_not_fit_are_dropped_and_told(engine: EngineKind) {

@@ -18,6 +18,8 @@ use super::{HEADER, NetInfo, Offloads};
 
 /// Most queues that a tap has (`MAX_TAP_QUEUES`).
 pub const MAX_TAP_QUEUES: u16 = 256;
+/// Most packets that [`drop_packets`] takes from a queue: more than there are, unless the tap was told otherwise (500).
+const MOST_DROPPED: usize = 4096;
 /// Where taps are made and opened.
 const TUN_DEVICE: &str = "/dev/net/tun";
 /// Its number: what else speaks the same calls (macvtap) has another.
@@ -65,7 +67,8 @@ impl Tap {
     }
 
     /// Takes over descriptors of one tap (or macvtap), one a pair of queues, which somebody attached who may. They must
-    /// be for nobody else's use, and become non-blocking. Waits for the kernel: not to be called on a shard.
+    /// be for nobody else's use, and become non-blocking; packets that wait there are dropped. Waits for the kernel: not
+    /// to be called on a shard.
     ///
     /// # Errors
     /// [`TapError`]: among others, the tap has no `IFF_VNET_HDR`.
@@ -92,7 +95,10 @@ impl Tap {
             opening.call("FIONBIO", ioctl_fionbio(fd, true))?;
             opening.call("F_SETFD", fcntl_setfd(fd, FdFlags::CLOEXEC))?;
         }
-        opening.finish(fds)
+        let tap = opening.finish(fds)?;
+        // They may be unfinished in ways that nobody accepted here.
+        tap.queues.iter().for_each(drop_packets);
+        Ok(tap)
     }
 
     /// Uses less of what the kernel can leave to the guest and take from it.
@@ -197,6 +203,16 @@ fn probe_offloads(tap: BorrowedFd<'_>) -> std::io::Result<Offloads> {
     let found = kinds.into_iter().find(works).unwrap_or(Offloads::NONE);
     ioctl::set_offloads(tap, Offloads::NONE.tap_bits())?;
     Ok(found)
+}
+
+/// Takes what waits in a queue that has headers of [`HEADER`] bytes.
+pub(super) fn drop_packets(queue: &OwnedFd) {
+    // What does not fit is lost, which is the purpose.
+    let mut start = [0; HEADER];
+    let dropped = (0..MOST_DROPPED).take_while(|_| rustix::io::read(queue, &mut start).is_ok()).count();
+    if dropped > 0 {
+        tracing::debug!(dropped, "packets that waited at a tap were dropped: they may be unfinished");
+    }
 }
 
 fn missing_flag(flags: TapFlags, no_prefix: bool, several: bool) -> Option<&'static str> {

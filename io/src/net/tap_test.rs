@@ -1,9 +1,11 @@
+use rustix::event::PollFlags;
 use rustix::io::dup;
 use rustix::pipe::pipe;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-use super::super::testing::Namespace;
+use super::super::testing::{Namespace, wait_until};
 use super::*;
+use crate::nowait::poll_now;
 
 fn open(namespace: &Namespace, name: &str, queue_pairs: u16) -> Result<Tap, TapError> {
     namespace.enter(|| Tap::open(name, queue_pairs))
@@ -132,16 +134,24 @@ fn descriptors_that_were_attached_elsewhere_are_taken_over() {
     let namespace = Namespace::new();
     let flags = NEEDED.with(TapFlags::MULTI_QUEUE);
     let fds = vec![attached(&namespace, "many0", flags), attached(&namespace, "many0", flags)];
-    // This thread is in another namespace: the interface is none of its.
-    let tap = without_privilege(&Namespace::new(), || Tap::from_fds(fds)).unwrap();
+    // In another namespace, the interface of that name is another one.
+    let elsewhere = Namespace::new();
+    let _other = attached(&elsewhere, "many0", flags);
+    let tap = without_privilege(&elsewhere, || Tap::from_fds(fds)).unwrap();
     assert_eq!((tap.name(), tap.info().queue_pairs, tap.info().mtu), ("many0", 2, None));
     for queue in &tap.queues {
         assert!(rustix::fs::fcntl_getfl(queue).unwrap().contains(OFlags::NONBLOCK));
         assert!(rustix::io::fcntl_getfd(queue).unwrap().contains(FdFlags::CLOEXEC));
     }
     let fd = attached(&namespace, "one0", NEEDED);
+    namespace.ip("addr add 10.9.0.1/24 dev one0");
+    namespace.ip("link set dev one0 up");
+    namespace.udp().send_to(b"early", ("10.9.0.255", 4000)).unwrap();
+    wait_until("a packet", || !poll_now(&fd, PollFlags::IN).is_empty());
+    namespace.ip("link set dev one0 down");
     let tap = namespace.enter(|| Tap::from_fds(vec![fd])).unwrap();
     assert_eq!((tap.name(), tap.info().mtu), ("one0", Some(1500)));
+    assert!(poll_now(&tap.queues[0], PollFlags::IN).is_empty(), "what was there may be of any kind");
 }
 
 #[test]
@@ -165,6 +175,9 @@ fn descriptors_that_cannot_do_are_refused_with_a_remedy() {
     let fds = vec![attached(&namespace, "tap4", flags), attached(&namespace, "tap4", flags)];
     ioctl::use_queue(fds[1].as_fd(), false).unwrap();
     assert!(matches!(Tap::from_fds(fds), Err(TapError::Flag { missing: "IFF_ATTACH_QUEUE", .. })));
+    let fds = vec![attached(&namespace, "esc\u{1b}[2J", TapFlags::TAP)];
+    let error = Tap::from_fds(fds).unwrap_err().to_string();
+    assert!(error.contains("tap esc?[2J,") && !error.contains('\u{1b}'), "{error:?}");
     let unattached = rustix::fs::open(TUN_DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
     for fd in [unattached, pipe().unwrap().0] {
         assert!(matches!(Tap::from_fds(vec![fd]), Err(TapError::NotATap { .. })));

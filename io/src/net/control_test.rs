@@ -1,0 +1,42 @@
+use std::sync::mpsc::channel;
+
+use super::super::testing::{Namespace, wait_until};
+use super::*;
+
+/// The last wish counts, also if it comes while the kernel is told of the one before and takes it back.
+#[test]
+fn a_wish_that_comes_while_another_is_settled_is_settled_after_it() {
+    let tap = Namespace::new().open("tap0", 1);
+    let queues = tap.queues.into_iter().map(Arc::new).collect();
+    let control = Control::new(queues).unwrap();
+    // The first job is not the helper's, but this test's, and the helper waits for its end.
+    let (end, ended) = channel::<()>();
+    control.helper.run(move || ended.recv().unwrap_or(()));
+    control.lock().queued = true;
+    let open = Offloads { checksum: true, ..Offloads::NONE };
+    assert_eq!(control.ask(|settings| settings.offloads = Offloads::NONE), None, "it is so already");
+    assert_eq!(control.ask(|settings| settings.offloads = open), Some(1));
+    let (wish, wanted, mut applied) = control.begin();
+    assert_eq!((wish, wanted.offloads), (1, open));
+    assert_eq!(control.ask(|settings| settings.offloads = Offloads::NONE), Some(2));
+    let result = control.apply(wanted, &mut applied);
+    control.finish(wish, applied, result);
+    assert_eq!((control.result_of(1), control.result_of(2)), (Some(Ok(())), None));
+    drop(end);
+    wait_until("the second wish", || control.result_of(2) == Some(Ok(())));
+    assert_eq!(control.lock().applied.offloads, Offloads::NONE);
+}
+
+/// What the kernel refused is not taken to be so, and may be wished again.
+#[test]
+fn a_refused_wish_is_told_and_changes_nothing() {
+    let queue = Arc::new(rustix::pipe::pipe().unwrap().0);
+    let control = Control::new(vec![queue]).unwrap();
+    for wish in [1, 2] {
+        let open = Offloads { checksum: true, ..Offloads::NONE };
+        assert_eq!(control.ask(|settings| settings.offloads = open), Some(wish));
+        wait_until("an answer", || control.result_of(wish).is_some());
+        assert_eq!(control.result_of(wish), Some(Err(Errno::NOTTY)));
+    }
+    assert_eq!(control.lock().applied.offloads, Offloads::NONE);
+}
