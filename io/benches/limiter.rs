@@ -1,5 +1,5 @@
 //! What limits are worth: the rate that was asked for against the rate obtained, shares by weight, and what an
-//! admission costs.
+//! admission and the memory of a request cost.
 //!
 //! `cargo bench -p ringlet-io --bench limiter` prints one table for both engines. A rate is taken from the first
 //! request that had to wait to the last one, over at least 100 refills.
@@ -17,7 +17,7 @@ use common::{shard, start};
 use ringlet_io::limiter::{
     Cost, DEFAULT_WEIGHT, Level, Limiter, Limits, Meter, PerUnit, Shared, TokenBucket,
 };
-use ringlet_io::{EngineKind, MonoTime, Owner};
+use ringlet_io::{Buffers, EngineKind, MonoTime, Owner, Room};
 
 fn bytes(size: u64, refill: Duration) -> Limits {
     let bytes = Some(TokenBucket::new(size, refill));
@@ -203,8 +203,25 @@ fn arithmetic() {
     println!("a meter asked and charged: {:.1} ns", MonoTime::now().nanos_since(begun) as f64 / 1e6);
 }
 
+/// Nanoseconds of memory for a request in flight, taken and given back: what was reserved, and what the account has.
+fn memory() {
+    let room = Room::new(&Buffers::unlimited());
+    let time = |what: &str| {
+        let begun = MonoTime::now();
+        for _ in 0..1_000_000 {
+            drop(std::hint::black_box(room.try_enter(std::hint::black_box(4096))));
+        }
+        let nanos = MonoTime::now().nanos_since(begun) as f64 / 1e6;
+        println!("memory for a request, {what}: {nanos:.1} ns");
+    };
+    time("reserved");
+    let _reserve = room.try_enter(0);
+    time("of the account");
+}
+
 fn main() {
     arithmetic();
+    memory();
     println!("{:<58} {:>12} {:>12} {:>8}", "tokens a second", "asked", "obtained", "error %");
     for engine in [EngineKind::Uring, EngineKind::Epoll] {
         costs(engine);
