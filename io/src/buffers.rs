@@ -189,8 +189,18 @@ impl Drop for Space {
             Some(bytes) => self.room.buffers.give_back(bytes),
             None => self.room.reserve_taken.set(false),
         }
+        if !self.room.waiting.borrow().is_empty() {
+            self.room.wake();
+        }
+    }
+}
+
+impl Inner {
+    /// Lets those who wait look again. Seldom: those who are held back.
+    #[cold]
+    fn wake(&self) {
         // Taken out first: a waker may do anything.
-        let waiting = std::mem::take(&mut *self.room.waiting.borrow_mut());
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
     }
 }
