@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use common::guest::Code;
 use common::process::run;
-use common::{
-    Guest, Host, deadline, eventually, on_both_engines, rounds, small, within,
-};
+use common::{Guest, Host, deadline, eventually, on_both_engines, rounds, small, within};
 use ringlet::{Console, ConsoleBuffer, Drive, LimitsConfig, Outcome, Resources, VmConfig};
 use ringlet_metrics::BufferReading;
 
@@ -55,7 +53,7 @@ fn greedy(kib: u64, file: &tempfile::NamedTempFile) -> VmConfig {
 
 /// A VM that harms nobody: it writes to its disk, reads it back and compares.
 fn innocent(host: &Host) -> Guest {
-    let args = ["--verify", "--mode", "randrw", "--total", "1M", "--block-size", "4K", "--timeout", "200"];
+    let args = ["--verify", "--mode", "randrw", "--total", "256K", "--block-size", "4K", "--timeout", "200"];
     host.bundled_with(
         VmConfig::new("blkbench").memory_mib(64).drive(Drive::memory("own", 1 << 20)).args(args),
     )
@@ -92,8 +90,8 @@ on_both_engines! {
         // Nothing besides what is reserved; some requests.
         for further in [0, 24 << 10] {
             let file = disk_file();
-            let kib = 256 + rounds(2048);
-            let (config, max) = with(&host, greedy(kib, &file), further).await;
+            let config = greedy(96 + rounds(2048), &file);
+            let (config, max) = with(&host, config, further).await;
             let innocent = innocent(&host);
             let guest = host.bundled_with(config);
             let last = watched(&guest, max).await;
@@ -129,12 +127,12 @@ on_both_engines! {
     }
 
     async fn sec_02_output_that_nobody_reads_takes_what_was_counted_for_it(host: Host) {
-        // More than the pipe and both halves hold, where that does not take for ever.
+        // More than the pipe and what is kept for it hold, where that does not take for ever.
         let bytes = u32::try_from(rounds(140_000)).unwrap();
         let code = Code::new().print_pattern(bytes).exit(0);
         let (vm, pipe) = host.launch_piped(&code, small());
         let sent = || vm.metrics().serial_sent_bytes.get();
-        eventually("it has printed what it can", || sent() >= u64::from(bytes).min(128 << 10));
+        eventually("it has printed what it can", || sent() >= u64::from(bytes).min(64 << 10));
         let full = vm.metrics().buffers().unwrap();
         assert_eq!((full.used, full.peak, full.max), (128 << 10, 128 << 10, 128 << 10));
         let printed = pipe.read_to_end();
@@ -144,7 +142,7 @@ on_both_engines! {
 
     async fn without_a_number_nothing_is_held_back(host: Host) {
         let file = disk_file();
-        let config = greedy(256 + rounds(1024), &file);
+        let config = greedy(96 + rounds(1024), &file);
         let (fixed, most) = taken(&host, &config).await;
         let guest = host.bundled_with(config);
         let last = watched(&guest, most).await;
