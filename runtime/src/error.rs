@@ -59,6 +59,12 @@ pub enum Error {
     /// The file of a disk cannot be used.
     #[error(transparent)]
     Disk(#[from] ringlet_io::disk::DiskError),
+    /// The tap of a network interface cannot be used.
+    #[error(transparent)]
+    Tap(#[from] ringlet_io::net::TapError),
+    /// The socket of a network interface cannot be used.
+    #[error(transparent)]
+    Socket(#[from] ringlet_io::net::SocketError),
     /// A virtio device cannot be put together.
     #[error(transparent)]
     Device(#[from] ringlet_devices::virtio::AssembleError),

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "the ioctls of taps have no safe wrapper")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// Bytes of an interface's name, with the zero at its end.
@@ -14,6 +14,21 @@ pub(super) const NAME_SIZE: usize = libc::IFNAMSIZ;
 
 /// `linux/ethtool.h`.
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// Another descriptor of what the process has open under this number, which stays open: for descriptors that were
+/// inherited and are known by their numbers only. Does not wait.
+///
+/// # Errors
+/// There is none of this number, or no other to be had.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes and gives numbers; a number that is not open is an error.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
 
 /// What kind of tap it is, and what of its queues: the 16 bits of `ifr_flags`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

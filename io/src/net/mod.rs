@@ -35,6 +35,7 @@ use std::rc::Rc;
 use crate::lease::{Lease, MAX_PIECES};
 use crate::shard::ShardContext;
 
+pub use ioctl::duplicate;
 pub use offloads::Offloads;
 pub use socket::{Socket, SocketError};
 pub use tap::{MAX_TAP_QUEUES, Tap};

@@ -4,6 +4,7 @@
 //! before it made.
 
 mod board;
+mod net;
 mod virtio;
 
 use std::sync::Arc;

@@ -24,8 +24,11 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::Crew;
 use super::board::Lines;
+use super::net::Interface;
 use crate::buffers::Bill;
-use crate::config::{CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile};
+use crate::config::{
+    CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile, device_count,
+};
 use crate::console::{Console, ConsoleInput, ConsoleParts};
 use crate::devices::throttle::{self, DeviceLimits, DisksLimits};
 use crate::devices::{WorkerSeed, seed};
@@ -67,6 +70,7 @@ pub(super) struct Virtio {
 /// A device that is to be.
 enum Planned {
     Disk(BlockOptions, DiskSource, DeviceLimits),
+    Net(Interface),
     Entropy(DeviceLimits),
     /// Shows its output there.
     Console(Console, DeviceLimits),
@@ -94,12 +98,12 @@ pub(super) struct Site<'a> {
 }
 
 /// What makes a device, and what is known of it before it is made.
-struct Made {
-    identity: Identity,
-    config: ConfigSpace,
-    device: MakeDevice,
-    metrics: Arc<DeviceMetrics>,
-    limits: DeviceLimits,
+pub(super) struct Made {
+    pub(super) identity: Identity,
+    pub(super) config: ConfigSpace,
+    pub(super) device: MakeDevice,
+    pub(super) metrics: Arc<DeviceMetrics>,
+    pub(super) limits: DeviceLimits,
 }
 
 impl Virtio {
@@ -116,6 +120,9 @@ impl Virtio {
         let together = DisksLimits { limits, shared };
         let mut devices =
             drives(config).map(|drive| open_disk(drive, &together)).collect::<Result<Vec<_>>>()?;
+        for interface in &config.network_interfaces {
+            devices.push(Planned::Net(Interface::open(interface)?));
+        }
         if let Some(entropy) = &config.entropy {
             let own = entropy.rate_limiter.unwrap_or_default().limits();
             devices.push(Planned::Entropy(DeviceLimits { own, disks: None }));
@@ -136,6 +143,7 @@ impl Virtio {
                     let memory = options.memory(&source.info());
                     bill.add(options.id.as_str(), memory.and(copy, copy * (BOUNCE_BUFFERS - 1)));
                 }
+                Planned::Net(interface) => bill.add(interface.options.id.as_str(), interface.memory()),
                 Planned::Entropy(_) => bill.add(ENTROPY_ID, Rng::memory()),
                 Planned::Console(console, _) => bill.add(CONSOLE_ID, console_memory(console, serial)),
             }
@@ -185,6 +193,7 @@ impl Planned {
     fn make(self, site: &Site<'_>, installed: &mut Installed) -> Made {
         match self {
             Self::Disk(options, source, limits) => disk(site, options, source, limits),
+            Self::Net(interface) => interface.make(site),
             Self::Entropy(limits) => entropy(site, limits),
             Self::Console(console, limits) => virtio_console(site, console, limits, installed),
         }
@@ -288,11 +297,6 @@ fn drives(config: &VmConfig) -> impl Iterator<Item = &Drive> {
     roots.chain(config.drives.iter().filter(|drive| !drive.is_root_device))
 }
 
-/// How many devices a VM has.
-fn count(config: &VmConfig) -> usize {
-    config.drives.len() + usize::from(config.entropy.is_some()) + usize::from(config.ringlet.console)
-}
-
 /// What the guest's command line says of the devices: the root file system, and where each device is.
 pub(super) fn cmdline(config: &VmConfig) -> Vec<String> {
     let root = config.drives.iter().find(|drive| drive.is_root_device).map(|drive| {
@@ -302,7 +306,7 @@ pub(super) fn cmdline(config: &VmConfig) -> Vec<String> {
             None => format!("root=/dev/vda {mode}"),
         }
     });
-    root.into_iter().chain(slots().take(count(config)).map(Slot::word)).collect()
+    root.into_iter().chain(slots().take(device_count(config)).map(Slot::word)).collect()
 }
 
 #[cfg(test)]

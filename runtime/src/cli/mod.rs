@@ -7,6 +7,7 @@ mod limit;
 mod limits_report;
 mod log;
 mod metrics_server;
+mod net;
 mod reload;
 mod report;
 mod run;

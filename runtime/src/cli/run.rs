@@ -14,6 +14,7 @@ use super::CliResult;
 use super::disk::{self, DiskArg};
 use super::limit::{self, LimitArg};
 use super::log::LogLevel;
+use super::net::{self, NetArg};
 use super::size;
 use super::tenant::{self, TenantArg};
 
@@ -50,6 +51,17 @@ pub(super) struct RunArgs {
     /// written and reads as zeroes.
     #[arg(long = "disk", value_name = "SOURCE[,OPTION]…", value_parser = disk::parse)]
     disks: Vec<DiskArg>,
+
+    /// Give the VM a network interface (repeatable): `tap=NAME`, `fd=N` or `socket=PATH`, then options, each after a comma
+    ///
+    /// tap=NAME is a tap of the host; it is made if there is none, which takes CAP_NET_ADMIN, and then goes with the VM.
+    /// fd=N is the open descriptor of a tap, or of a connected Unix socket; fd=N:N… one for each pair of queues.
+    /// socket=PATH is a Unix stream socket that speaks the protocol of passt and QEMU: no privilege is needed.
+    /// id=NAME (net0, net1 … if absent), mac=ADDRESS (a random one if absent), mtu=N, queues=N (pairs, of a tap by name),
+    /// queue_size=N (a power of two, 4 to 256). anti_spoof: the guest sends from its own Ethernet address only;
+    /// ipv4=ADDRESS, ipv6=ADDRESS (repeatable): and from these addresses only.
+    #[arg(long = "net", value_name = "SIDE[,OPTION]…", value_parser = net::parse)]
+    interfaces: Vec<NetArg>,
 
     /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N, buffers.max=SIZE
     ///
@@ -251,6 +263,7 @@ impl RunArgs {
             tenant::set(&mut config, arg);
         }
         disk::add(&mut config, &self.disks);
+        net::add(&mut config, &self.interfaces);
         if self.rng {
             config = config.entropy();
         }
@@ -265,8 +278,16 @@ impl RunArgs {
         Ok(config)
     }
 
-    /// A file has one writer: many VMs can share it only if none of them writes.
+    /// A file has one writer: many VMs can share it only if none of them writes. The host's side of a network interface
+    /// has one VM.
     fn check_sharing(&self, config: &VmConfig) -> CliResult<()> {
+        if let Some(interface) = config.network_interfaces.first().filter(|_| self.count.get() > 1) {
+            let (count, id) = (self.count, &interface.iface_id);
+            return Err(format!(
+                "--count {count}: {count} VMs cannot have one network interface ({id}); run each with a tap of its own"
+            )
+            .into());
+        }
         let shared = |drive: &&Drive| drive.path_on_host.is_some() && !drive.is_read_only;
         let Some(drive) = config.drives.iter().find(shared).filter(|_| self.count.get() > 1) else {
             return Ok(());

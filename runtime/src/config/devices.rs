@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VmConfig;
 use super::firecracker;
+use super::net::NetworkInterface;
 use super::rate_limiter::RateLimiter;
 use crate::error::{Error, Result};
 
@@ -239,7 +240,7 @@ impl Drive {
 
     /// Checks every range that does not depend on the host.
     fn validate(&self) -> Result<()> {
-        self.validate_id()?;
+        check_device_id("drive_id", &self.drive_id)?;
         self.validate_source()?;
         if let Some(limiter) = &self.rate_limiter {
             limiter.validate().or_else(|reason| self.refuse("rate_limiter", reason))?;
@@ -266,19 +267,6 @@ impl Drive {
             }
             _ => Ok(()),
         }
-    }
-
-    fn validate_id(&self) -> Result<()> {
-        let id = &self.drive_id;
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        if id.is_empty() || id.len() > MAX_DRIVE_ID || !id.chars().all(allowed) {
-            let rule = format!("{id:?} is not 1 to {MAX_DRIVE_ID} letters, digits, `-` or `_`");
-            return Err(Error::config("drive_id", rule));
-        }
-        if [ENTROPY_ID, CONSOLE_ID].contains(&id.as_str()) {
-            return Err(Error::config("drive_id", format!("{id:?} is the name of another device")));
-        }
-        Ok(())
     }
 
     fn validate_source(&self) -> Result<()> {
@@ -314,10 +302,31 @@ impl Drive {
     }
 }
 
+/// How many virtio devices a VM has.
+pub(crate) fn count(config: &VmConfig) -> usize {
+    let VmConfig { drives, network_interfaces, entropy, ringlet, .. } = config;
+    drives.len() + network_interfaces.len() + usize::from(entropy.is_some()) + usize::from(ringlet.console)
+}
+
+/// Checks the name of a device that is not given by us.
+pub(super) fn check_device_id(field: &'static str, id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if id.is_empty() || id.len() > MAX_DRIVE_ID || !id.chars().all(allowed) {
+        let rule = format!("{id:?} is not 1 to {MAX_DRIVE_ID} letters, digits, `-` or `_`");
+        return Err(Error::config(field, rule));
+    }
+    if [ENTROPY_ID, CONSOLE_ID].contains(&id) {
+        return Err(Error::config(field, format!("{id:?} is the name of another device")));
+    }
+    Ok(())
+}
+
 /// Checks the devices of a VM, alone and together.
 pub(super) fn validate(config: &VmConfig) -> Result<()> {
     let drives = &config.drives;
+    let interfaces = &config.network_interfaces;
     drives.iter().try_for_each(Drive::validate)?;
+    interfaces.iter().try_for_each(NetworkInterface::validate)?;
     if let Some(limiter) = config.entropy.and_then(|entropy| entropy.rate_limiter) {
         limiter.validate().map_err(|reason| Error::config("entropy.rate_limiter", reason))?;
     }
@@ -333,10 +342,17 @@ pub(super) fn validate(config: &VmConfig) -> Result<()> {
             return Err(Error::config("drive_id", format!("{id:?} is the name of two drives")));
         }
     }
+    for (index, interface) in interfaces.iter().enumerate() {
+        let id = &interface.iface_id;
+        let others = interfaces.iter().skip(index + 1).map(|other| &other.iface_id);
+        if others.chain(drives.iter().map(|drive| &drive.drive_id)).any(|other| other == id) {
+            return Err(Error::config("iface_id", format!("{id:?} is the name of two devices")));
+        }
+    }
     if drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
         return Err(Error::config("is_root_device", "more than one drive has it"));
     }
-    let devices = drives.len() + usize::from(config.entropy.is_some()) + usize::from(config.ringlet.console);
+    let devices = count(config);
     if devices > MAX_DEVICES {
         let rule = format!("{devices} devices are too many; a VM has interrupts for {MAX_DEVICES}");
         return Err(Error::config("drives", rule));

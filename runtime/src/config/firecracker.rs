@@ -55,7 +55,6 @@ pub(super) const SECTIONS: &[Foreign] = &[
     Foreign::new("memory-hotplug"),
     Foreign::new("metrics").instead("; use --metrics"),
     Foreign::new("mmds-config"),
-    Foreign::new("network-interfaces"),
     Foreign::new("pmem"),
     Foreign::new("serial").off(empty),
     Foreign::new("vsock"),
@@ -70,6 +69,9 @@ pub(super) const MACHINE: &[Foreign] = &[
 
 /// Of each of `drives`.
 pub(super) const DRIVE: &[Foreign] = &[Foreign::new("socket").instead("; it has no vhost-user")];
+
+/// Of each of `network-interfaces`.
+pub(super) const INTERFACE: &[Foreign] = &[Foreign::new("allow_mmds_requests").off(no)];
 
 /// A structure that Firecracker has more fields of.
 pub(super) trait Known<'de>: Sized {

@@ -35,7 +35,10 @@ fn fields_of_firecracker_that_ask_for_what_is_missing_are_refused_by_name() {
         (r#""memory-hotplug": {"total_size_mib": 1024}"#, "memory-hotplug"),
         (r#""metrics": {"metrics_path": "/m"}"#, "metrics"),
         (r#""mmds-config": {"network_interfaces": ["eth0"]}"#, "mmds-config"),
-        (r#""network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0"}]"#, "network-interfaces"),
+        (
+            r#""network-interfaces": [{"iface_id": "e", "host_dev_name": "t", "allow_mmds_requests": true}]"#,
+            "allow_mmds_requests",
+        ),
         (r#""pmem": [{"id": "p", "path_on_host": "/p"}]"#, "pmem"),
         (r#""serial": {"serial_out_path": "/s"}"#, "serial"),
         (r#""vsock": {"guest_cid": 3, "uds_path": "/v"}"#, "vsock"),

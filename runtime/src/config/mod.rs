@@ -1,12 +1,14 @@
 //! What a VM is to be: a builder for programs, and the JSON of Firecracker's `--config-file` for everybody else.
 //!
-//! The JSON uses Firecracker's names for what Firecracker has (`boot-source`, `machine-config`, `drives`, `entropy`);
+//! The JSON uses Firecracker's names for what Firecracker has (`boot-source`, `machine-config`, `drives`,
+//! `network-interfaces`, `entropy`);
 //! what is only Ringlet's stands under `ringlet`. Unknown fields are errors, and so are Firecracker's that ask for what
 //! Ringlet does not have, so that nothing asked for is silently missing.
 
 mod devices;
 mod firecracker;
 mod limits;
+mod net;
 mod rate_limiter;
 
 use std::fmt;
@@ -17,6 +19,7 @@ use ringlet_boot::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub(crate) use devices::count as device_count;
 pub use devices::{
     CONSOLE_ID, CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, ENTROPY_ID, Entropy,
     MAX_DEVICES, MAX_DRIVE_ID, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VOLATILE_DISK, MIN_QUEUE_SIZE,
@@ -26,6 +29,9 @@ pub use limits::{
     BufferLimits, CpuLimits, CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, MAX_CPU_PERIOD_US,
     MAX_CPU_QUOTA_US, MAX_CPU_WEIGHT, MAX_WEIGHT, MIN_BUFFERS_MAX, MIN_CPU_PERIOD_US, TenantConfig,
     TenantLimits,
+};
+pub use net::{
+    AntiSpoof, MAX_IFACE_ID, MAX_QUEUE_PAIRS, MIN_NET_MTU, MacAddress, NetExtras, NetworkInterface,
 };
 pub use rate_limiter::{Bucket, RateLimiter};
 
@@ -62,6 +68,9 @@ pub struct VmConfig {
     /// Disks, in the order in which the guest finds them (a root device comes first).
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "firecracker::or_default")]
     pub drives: Vec<Drive>,
+    /// Network interfaces, in the order in which the guest finds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "firecracker::or_default")]
+    pub network_interfaces: Vec<NetworkInterface>,
     /// A source of random numbers, if there is to be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<Entropy>,
@@ -230,6 +239,7 @@ impl VmConfig {
             boot_source: BootSource { kernel_image_path, initrd_path: None, boot_args: None },
             machine_config: MachineConfig::default(),
             drives: Vec::new(),
+            network_interfaces: Vec::new(),
             entropy: None,
             ringlet: Extras::default(),
         }
@@ -314,6 +324,13 @@ impl VmConfig {
     #[must_use]
     pub fn drive(mut self, drive: Drive) -> Self {
         self.drives.push(drive);
+        self
+    }
+
+    /// One more network interface.
+    #[must_use]
+    pub fn network_interface(mut self, interface: NetworkInterface) -> Self {
+        self.network_interfaces.push(interface);
         self
     }
 

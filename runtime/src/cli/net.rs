@@ -1,0 +1,104 @@
+//! The value of `--net`: a network interface in one line.
+//!
+//! Owns the syntax only; ranges are checked where the configuration is.
+
+use ringlet::{AntiSpoof, NetworkInterface, VmConfig};
+
+/// The keys.
+const KEYS: [&str; 11] =
+    ["tap", "fd", "socket", "id", "mac", "mtu", "queues", "queue_size", "anti_spoof", "ipv4", "ipv6"];
+
+/// A network interface of the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NetArg {
+    /// Without a name, if none was given.
+    interface: NetworkInterface,
+}
+
+/// Understands `tap=NAME`, `fd=N[:N]…` and `socket=PATH`, with options, each after a comma.
+pub(super) fn parse(text: &str) -> Result<NetArg, String> {
+    let mut interface = NetworkInterface::fds("", []);
+    let mut seen = Vec::new();
+    for option in text.split(',') {
+        let (key, value) = option.split_once('=').map_or((option, None), |(key, value)| (key, Some(value)));
+        if seen.contains(&key) && !matches!(key, "ipv4" | "ipv6") {
+            return Err(format!("{key} is given twice"));
+        }
+        seen.push(key);
+        apply(&mut interface, key, value)?;
+    }
+    let sides = seen.iter().filter(|key| matches!(**key, "tap" | "fd" | "socket")).count();
+    match sides {
+        0 => Err("what is the host's side? Say tap=NAME, fd=N or socket=PATH".into()),
+        1 => Ok(NetArg { interface }),
+        _ => Err("say one of tap, fd and socket".into()),
+    }
+}
+
+fn apply(interface: &mut NetworkInterface, key: &str, value: Option<&str>) -> Result<(), String> {
+    let needed =
+        || value.filter(|value| !value.is_empty()).ok_or_else(|| format!("{key} needs a value: {key}=…"));
+    let number = || {
+        let value = needed()?;
+        value.parse::<u16>().map_err(|_| format!("{key}={value}: not a number from 0 to 65535"))
+    };
+    match key {
+        "tap" => interface.host_dev_name = Some(needed()?.into()),
+        "socket" => interface.ringlet.socket = Some(needed()?.into()),
+        "fd" => {
+            let parse = |text: &str| text.parse().ok().filter(|fd| *fd >= 0);
+            let fds: Option<Vec<i32>> = needed()?.split(':').map(parse).collect();
+            interface.ringlet.fds =
+                fds.ok_or("fd: give the number of an open descriptor, or several with `:` between")?;
+        }
+        "id" => interface.iface_id = needed()?.into(),
+        "mac" => interface.guest_mac = Some(needed()?.parse()?),
+        "mtu" => interface.mtu = Some(number()?),
+        "queues" => interface.ringlet.queues = number()?,
+        "queue_size" => interface.ringlet.queue_size = number()?,
+        "anti_spoof" => match value {
+            None | Some("on" | "true") => {
+                interface.ringlet.anti_spoof.get_or_insert_default();
+            }
+            Some("off" | "false") => interface.ringlet.anti_spoof = None,
+            Some(other) => return Err(format!("anti_spoof={other}: say on or off")),
+        },
+        "ipv4" => pinned(interface).ipv4.get_or_insert_default().push(address(key, needed()?)?),
+        "ipv6" => pinned(interface).ipv6.get_or_insert_default().push(address(key, needed()?)?),
+        "" => return Err("there is a comma too many".into()),
+        unknown => return Err(format!("there is no {unknown:?}; there are {}", KEYS.join(", "))),
+    }
+    Ok(())
+}
+
+/// The addresses that the guest may send from; to name one is to ask for that.
+fn pinned(interface: &mut NetworkInterface) -> &mut AntiSpoof {
+    interface.ringlet.anti_spoof.get_or_insert_default()
+}
+
+fn address<T: std::str::FromStr>(key: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{key}={text}: not such an address"))
+}
+
+/// Gives `config` the interfaces of the command line. One with the name of an interface that is there takes its place;
+/// one without a name gets the first of net0, net1 … that is free.
+pub(super) fn add(config: &mut VmConfig, interfaces: &[NetArg]) {
+    let mut given: Vec<NetworkInterface> = interfaces.iter().map(|arg| arg.interface.clone()).collect();
+    for index in 0..given.len() {
+        let taken = |id: &String| config.network_interfaces.iter().chain(&given).any(|it| it.iface_id == *id);
+        let free = (0_u32..).map(|n| format!("net{n}")).find(|id| !taken(id));
+        if let Some(interface) = given.get_mut(index).filter(|it| it.iface_id.is_empty()) {
+            interface.iface_id = free.unwrap_or_default();
+        }
+    }
+    for interface in &mut config.network_interfaces {
+        if let Some(index) = given.iter().position(|new| new.iface_id == interface.iface_id) {
+            *interface = given.remove(index);
+        }
+    }
+    config.network_interfaces.append(&mut given);
+}
+
+#[cfg(test)]
+#[path = "net_test.rs"]
+mod tests;

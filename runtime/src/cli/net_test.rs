@@ -1,0 +1,62 @@
+use ringlet::MacAddress;
+
+use super::*;
+
+fn interface(text: &str) -> NetworkInterface {
+    parse(text).unwrap().interface
+}
+
+#[test]
+fn each_host_side_has_its_word() {
+    assert_eq!(interface("tap=tap0"), NetworkInterface::tap("", "tap0"));
+    assert_eq!(interface("fd=3"), NetworkInterface::fds("", [3]));
+    assert_eq!(interface("fd=3:4"), NetworkInterface::fds("", [3, 4]));
+    assert_eq!(interface("socket=/tmp/passt.socket"), NetworkInterface::socket("", "/tmp/passt.socket"));
+}
+
+#[test]
+fn options_say_the_rest() {
+    let mac = MacAddress([2, 0, 0, 0, 0, 1]);
+    let expected = NetworkInterface::tap("eth0", "tap0").mac(mac).mtu(1400).queues(2);
+    assert_eq!(interface("tap=tap0,id=eth0,mac=02:00:00:00:00:01,mtu=1400,queues=2"), expected);
+    let pinned = interface("tap=t,ipv4=10.0.0.2,ipv4=10.0.0.3,ipv6=fd00::2").ringlet.anti_spoof.unwrap();
+    assert_eq!(pinned.ipv4.unwrap().len(), 2);
+    assert_eq!(pinned.ipv6.unwrap().len(), 1);
+    assert_eq!(interface("tap=t,anti_spoof").ringlet.anti_spoof, Some(AntiSpoof::default()));
+    assert_eq!(interface("tap=t,anti_spoof=off").ringlet.anti_spoof, None);
+}
+
+#[test]
+fn what_cannot_be_understood_is_told() {
+    for (text, told) in [
+        ("", "a comma too many"),
+        ("mtu=1500", "host's side"),
+        ("tap=", "needs a value"),
+        ("tap=a,fd=3", "one of"),
+        ("tap=a,tap=b", "twice"),
+        ("fd=x", "descriptor"),
+        ("fd=-1", "descriptor"),
+        ("tap=a,", "a comma too many"),
+        ("tap=a,mac=1", "one station"),
+        ("tap=a,mtu=70000", "65535"),
+        ("tap=a,ipv4=10.0.0", "not such an address"),
+        ("tap=a,anti_spoof=maybe", "on or off"),
+        ("tap=a,speed=1", "there are tap, fd, socket"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(told), "{text}: {error}");
+    }
+}
+
+#[test]
+fn interfaces_get_the_first_names_that_are_free() {
+    let mut config = VmConfig::new("hello").network_interface(NetworkInterface::tap("net0", "old"));
+    add(
+        &mut config,
+        &["tap=a", "tap=b,id=net2", "tap=c", "tap=new,id=net0"].map(|text| parse(text).unwrap()),
+    );
+    let names: Vec<_> = (config.network_interfaces.iter())
+        .map(|it| (it.iface_id.as_str(), it.host_dev_name.as_deref().unwrap_or("")))
+        .collect();
+    assert_eq!(names, [("net0", "new"), ("net1", "a"), ("net2", "b"), ("net3", "c")]);
+}

@@ -1,0 +1,254 @@
+//! Network interfaces of a VM, in Firecracker's words (`network-interfaces`); what it has no words for stands under
+//! `ringlet` in each.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ringlet_devices::net::config::MIN_MTU;
+use ringlet_devices::net::{MAX_PAIRS, Mac};
+use ringlet_io::limiter::Limits;
+use serde::{Deserialize, Serialize};
+
+use super::devices::{DEFAULT_QUEUE_SIZE, MAX_DRIVE_ID, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, check_device_id};
+use super::firecracker;
+use super::rate_limiter::RateLimiter;
+use crate::error::{Error, Result};
+
+/// Longest `iface_id` in bytes.
+pub const MAX_IFACE_ID: usize = MAX_DRIVE_ID;
+/// Most pairs of queues of an interface.
+pub const MAX_QUEUE_PAIRS: u16 = MAX_PAIRS;
+/// Smallest MTU in bytes.
+pub const MIN_NET_MTU: u16 = MIN_MTU;
+
+/// A network interface, in Firecracker's words. Its host's side is a tap, or what `ringlet` says instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct NetworkInterface {
+    /// The interface's name: 1 to [`MAX_IFACE_ID`] letters, digits, `-` and `_`, its own in the VM.
+    pub iface_id: String,
+    /// The tap that is the host's side: it is made if there is none, which takes a privilege. Absent with
+    /// [`NetExtras::fds`] or [`NetExtras::socket`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_dev_name: Option<String>,
+    /// The guest's Ethernet address; a random one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_mac: Option<MacAddress>,
+    /// Bytes of the largest packet that the guest is told of, [`MIN_NET_MTU`] or more; what the host's side says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Limits of what the guest receives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// Limits of what the guest sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
+    /// What Firecracker has no words for.
+    #[serde(default)]
+    pub ringlet: NetExtras,
+}
+
+firecracker::known_to_firecracker!(NetworkInterface, firecracker::INTERFACE);
+
+/// What Firecracker's network interfaces have no words for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetExtras {
+    /// Descriptors of this process instead of a name: those of a tap, one a pair of queues, or one of a connected Unix
+    /// socket.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fds: Vec<i32>,
+    /// The Unix stream socket of a user-mode network (passt's and QEMU's protocol), instead of a tap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// Pairs of queues, 1 to [`MAX_QUEUE_PAIRS`]; only of a tap that is opened by name. Descriptors are as many as there
+    /// are, a socket is one.
+    pub queues: u16,
+    /// Descriptors of a queue: a power of two, [`MIN_QUEUE_SIZE`] to [`MAX_QUEUE_SIZE`].
+    pub queue_size: u16,
+    /// The guest sends nothing but from its own addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anti_spoof: Option<AntiSpoof>,
+}
+
+impl Default for NetExtras {
+    fn default() -> Self {
+        Self { fds: Vec::new(), socket: None, queues: 1, queue_size: DEFAULT_QUEUE_SIZE, anti_spoof: None }
+    }
+}
+
+/// The addresses that a guest may send from, besides its Ethernet address, which it can then not change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AntiSpoof {
+    /// Addresses of IPv4; any if absent, none if empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Vec<Ipv4Addr>>,
+    /// Addresses of IPv6, besides the link-local one that follows from the Ethernet address; any if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Vec<Ipv6Addr>>,
+}
+
+/// An Ethernet address of one station, written `02:00:00:00:00:01`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddress(pub [u8; 6]);
+
+impl FromStr for MacAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("{text:?} is not an address of one station, such as 02:00:00:00:00:01");
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(refused)?;
+            let digits = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+            *byte = u8::from_str_radix(part, 16).ok().filter(|_| digits).ok_or_else(refused)?;
+        }
+        let is_whole = parts.next().is_none() && Mac(bytes).is_station();
+        is_whole.then_some(Self(bytes)).ok_or_else(refused)
+    }
+}
+
+impl TryFrom<String> for MacAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Mac(self.0).fmt(f)
+    }
+}
+
+impl From<MacAddress> for String {
+    fn from(mac: MacAddress) -> Self {
+        mac.to_string()
+    }
+}
+
+impl NetworkInterface {
+    fn new(id: impl Into<String>) -> Self {
+        Self {
+            iface_id: id.into(),
+            host_dev_name: None,
+            guest_mac: None,
+            mtu: None,
+            rx_rate_limiter: None,
+            tx_rate_limiter: None,
+            ringlet: NetExtras::default(),
+        }
+    }
+
+    /// An interface whose host's side is the tap of this name.
+    pub fn tap(id: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { host_dev_name: Some(name.into()), ..Self::new(id) }
+    }
+
+    /// An interface whose host's side are these descriptors, which stay open.
+    pub fn fds(id: impl Into<String>, fds: impl IntoIterator<Item = i32>) -> Self {
+        let mut interface = Self::new(id);
+        interface.ringlet.fds = fds.into_iter().collect();
+        interface
+    }
+
+    /// An interface whose host's side is behind a Unix stream socket.
+    pub fn socket(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        let mut interface = Self::new(id);
+        interface.ringlet.socket = Some(path.into());
+        interface
+    }
+
+    /// The guest's Ethernet address.
+    #[must_use]
+    pub fn mac(mut self, mac: MacAddress) -> Self {
+        self.guest_mac = Some(mac);
+        self
+    }
+
+    /// Bytes of the largest packet that the guest is told of.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// Pairs of queues.
+    #[must_use]
+    pub fn queues(mut self, pairs: u16) -> Self {
+        self.ringlet.queues = pairs;
+        self
+    }
+
+    /// The guest sends nothing but from these addresses.
+    #[must_use]
+    pub fn anti_spoof(mut self, addresses: AntiSpoof) -> Self {
+        self.ringlet.anti_spoof = Some(addresses);
+        self
+    }
+
+    /// Limits of what the guest receives and sends.
+    #[must_use]
+    pub fn rate_limiters(mut self, received: RateLimiter, sent: RateLimiter) -> Self {
+        (self.rx_rate_limiter, self.tx_rate_limiter) = (Some(received), Some(sent));
+        self
+    }
+
+    /// The limits that the interface's level is to have: what is received is read, what is sent is written.
+    pub(crate) fn limits(&self) -> Limits {
+        let unit = |limiter: Option<RateLimiter>| limiter.unwrap_or_default().limits().total;
+        Limits { read: unit(self.rx_rate_limiter), write: unit(self.tx_rate_limiter), ..Limits::default() }
+    }
+
+    /// Checks every range that does not depend on the host.
+    pub(super) fn validate(&self) -> Result<()> {
+        check_device_id("iface_id", &self.iface_id)?;
+        let NetExtras { fds, socket, queues, queue_size, .. } = &self.ringlet;
+        let sides = [self.host_dev_name.is_some(), !fds.is_empty(), socket.is_some()];
+        match sides.into_iter().filter(|side| *side).count() {
+            0 => {
+                return self.refuse("host_dev_name", "is missing; or give `fds` or `socket` under `ringlet`");
+            }
+            1 => {}
+            _ => return self.refuse("host_dev_name", "give one of host_dev_name, fds and socket"),
+        }
+        if fds.iter().any(|fd| *fd < 0) {
+            return self.refuse("fds", "a descriptor is 0 or more");
+        }
+        if *queues != 1 && self.host_dev_name.is_none() {
+            return self.refuse("queues", "only of a tap that is opened by name");
+        }
+        let pairs = u16::try_from(fds.len()).unwrap_or(u16::MAX).max(*queues);
+        if *queues == 0 || pairs > MAX_QUEUE_PAIRS {
+            return self.refuse("queues", format!("{pairs} is not in 1..={MAX_QUEUE_PAIRS}"));
+        }
+        if !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(queue_size) || !queue_size.is_power_of_two() {
+            let rule = format!("{queue_size} is not a power of two in {MIN_QUEUE_SIZE}..={MAX_QUEUE_SIZE}");
+            return self.refuse("queue_size", rule);
+        }
+        if let Some(mtu) = self.mtu.filter(|mtu| *mtu < MIN_NET_MTU) {
+            return self.refuse("mtu", format!("{mtu} is not in {MIN_NET_MTU}..=65535"));
+        }
+        for (field, limiter) in
+            [("rx_rate_limiter", self.rx_rate_limiter), ("tx_rate_limiter", self.tx_rate_limiter)]
+        {
+            limiter.map_or(Ok(()), |limiter| limiter.validate()).or_else(|why| self.refuse(field, why))?;
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, field: &'static str, reason: impl AsRef<str>) -> Result<()> {
+        let text = format!("of network interface {:?}: {}", self.iface_id, reason.as_ref());
+        Err(Error::config(field, text))
+    }
+}
+
+#[cfg(test)]
+#[path = "net_test.rs"]
+mod tests;
