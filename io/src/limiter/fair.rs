@@ -4,6 +4,9 @@
 //! the weight. The flow that is furthest behind goes next. Of two flows that always wait, neither gets further
 //! ahead of its share than one request of each (Goyal, Vin, Cheng: Start-time Fair Queueing, 1996).
 //!
+//! A flow may wait in each of two queues (requests to read, and others), and has one start time in both: so whoever
+//! looks for those who wait in one need not pass those who wait in the other.
+//!
 //! Pure: knows no limits and no real time. Allocates only when a flow joins.
 
 use std::ops::RangeInclusive;
@@ -21,12 +24,15 @@ const CREDIT: u128 = 10_000_000 << 20;
 /// Fractions of a length that are kept when it is divided by a weight.
 const FRACTION: u128 = 1 << 14;
 
+/// Queues that flows wait in.
+pub(super) const QUEUES: usize = 2;
+
 /// Flows and the order in which they go. A flow carries an item that its owner knows it by.
 #[derive(Debug, Clone)]
 pub struct Fair<T> {
     flows: Slab<Flow<T>>,
-    /// Who waits, by start time and then by arrival.
-    order: Vec<Turn>,
+    /// Who waits in each queue, by start time and then by arrival.
+    order: [Vec<Turn>; QUEUES],
     /// The start time of whoever went last.
     clock: u128,
     arrivals: u64,
@@ -37,9 +43,16 @@ struct Flow<T> {
     weight: u32,
     /// When its next request starts, unless it comes later.
     start: u128,
-    turn: Option<Turn>,
+    /// When it began to wait, if it does.
+    arrival: u64,
+    /// In which queues it waits.
+    waits: [bool; QUEUES],
     item: T,
 }
+
+/// How far somebody has looked through the queues.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place([usize; QUEUES]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
@@ -50,7 +63,7 @@ struct Turn {
 
 impl<T> Default for Fair<T> {
     fn default() -> Self {
-        Self { flows: Slab::new(), order: Vec::new(), clock: 0, arrivals: 0 }
+        Self { flows: Slab::new(), order: [const { Vec::new() }; QUEUES], clock: 0, arrivals: 0 }
     }
 }
 
@@ -58,14 +71,16 @@ impl<T> Fair<T> {
     /// Adds a flow that does not wait; gives its number. `weight` is brought into [`WEIGHTS`].
     pub fn join(&mut self, weight: u32, item: T) -> usize {
         let weight = weight.clamp(*WEIGHTS.start(), *WEIGHTS.end());
-        let flow = self.flows.insert(Flow { weight, start: 0, turn: None, item });
-        self.order.reserve(self.flows.len().saturating_sub(self.order.len()));
+        let flow = self.flows.insert(Flow { weight, start: 0, arrival: 0, waits: [false; QUEUES], item });
+        for order in &mut self.order {
+            order.reserve(self.flows.len().saturating_sub(order.len()));
+        }
         flow
     }
 
     /// Removes a flow.
     pub fn leave(&mut self, flow: usize) {
-        self.depart(flow);
+        (0..QUEUES).for_each(|queue| self.depart(flow, queue));
         let _ = self.flows.try_remove(flow);
     }
 
@@ -76,20 +91,30 @@ impl<T> Fair<T> {
         }
     }
 
-    /// A flow waits from now on.
-    pub fn arrive(&mut self, flow: usize) {
-        let Some(it) = self.flows.get_mut(flow).filter(|flow| flow.turn.is_none()) else { return };
-        it.start = it.start.max(self.clock.saturating_sub(share(CREDIT, it.weight)));
-        self.arrivals += 1;
-        let turn = Turn { start: it.start, arrival: self.arrivals, flow };
-        it.turn = Some(turn);
-        insert(&mut self.order, turn);
+    /// A flow waits in this queue from now on.
+    pub fn arrive(&mut self, flow: usize, queue: usize) {
+        let Some(it) = self.flows.get_mut(flow) else { return };
+        if it.waits == [false; QUEUES] {
+            it.start = it.start.max(self.clock.saturating_sub(share(CREDIT, it.weight)));
+            self.arrivals += 1;
+            it.arrival = self.arrivals;
+        }
+        let turn = it.turn(flow);
+        if let (Some(waits), Some(order)) = (it.waits.get_mut(queue), self.order.get_mut(queue))
+            && !std::mem::replace(waits, true)
+        {
+            insert(order, turn);
+        }
     }
 
-    /// A flow no longer waits, and has had nothing.
-    pub fn depart(&mut self, flow: usize) {
-        if let Some(turn) = self.flows.get_mut(flow).and_then(|flow| flow.turn.take()) {
-            remove(&mut self.order, turn);
+    /// A flow no longer waits in this queue, and has had nothing.
+    pub fn depart(&mut self, flow: usize, queue: usize) {
+        let Some(it) = self.flows.get_mut(flow) else { return };
+        let turn = it.turn(flow);
+        if let (Some(waits), Some(order)) = (it.waits.get_mut(queue), self.order.get_mut(queue))
+            && std::mem::take(waits)
+        {
+            remove(order, turn);
         }
     }
 
@@ -108,25 +133,51 @@ impl<T> Fair<T> {
         self.move_to(flow, start);
     }
 
-    /// Who goes `nth`, from 0.
-    pub fn nth(&self, nth: usize) -> Option<&T> {
-        let turn = self.order.get(nth)?;
-        self.flows.get(turn.flow).map(|flow| &flow.item)
+    /// Who goes next of those who wait in queues that are `open`, after whom `place` has passed; and in which of these
+    /// it waits. What is not open any more must not be opened again for the same place.
+    pub fn next(&self, place: &mut Place, open: [bool; QUEUES]) -> Option<(&T, [bool; QUEUES])> {
+        let mut turns = [None; QUEUES];
+        for (((turn, order), at), _) in
+            turns.iter_mut().zip(&self.order).zip(place.0).zip(open).filter(|(_, open)| *open)
+        {
+            *turn = order.get(at).copied();
+        }
+        let first = turns.into_iter().flatten().min()?;
+        let waits = turns.map(|turn| turn == Some(first));
+        for (at, _) in place.0.iter_mut().zip(waits).filter(|(_, waits)| *waits) {
+            *at += 1;
+        }
+        self.flows.get(first.flow).map(|flow| (&flow.item, waits))
     }
 
-    /// Whether nobody waits.
-    pub fn is_idle(&self) -> bool {
-        self.order.is_empty()
+    /// As [`Fair::depart`], of the flow that `place` has passed last.
+    pub fn depart_at(&mut self, place: &mut Place, flow: usize, queue: usize) {
+        self.depart(flow, queue);
+        if let Some(at) = place.0.get_mut(queue) {
+            *at = at.saturating_sub(1);
+        }
+    }
+
+    /// Whether nobody waits in this queue.
+    pub fn is_idle(&self, queue: usize) -> bool {
+        self.order.get(queue).is_none_or(Vec::is_empty)
     }
 
     fn move_to(&mut self, flow: usize, start: u128) {
         let Some(it) = self.flows.get_mut(flow) else { return };
+        let old = it.turn(flow);
         it.start = start;
-        if let Some(turn) = &mut it.turn {
-            remove(&mut self.order, *turn);
-            turn.start = start;
-            insert(&mut self.order, *turn);
+        let new = it.turn(flow);
+        for (order, _) in self.order.iter_mut().zip(it.waits).filter(|(_, waits)| *waits) {
+            remove(order, old);
+            insert(order, new);
         }
+    }
+}
+
+impl<T> Flow<T> {
+    fn turn(&self, flow: usize) -> Turn {
+        Turn { start: self.start, arrival: self.arrival, flow }
     }
 }
 

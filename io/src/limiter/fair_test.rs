@@ -2,11 +2,17 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Who goes `nth` in the first queue, from 0.
+fn nth(fair: &Fair<usize>, nth: usize) -> Option<usize> {
+    let mut place = Place::default();
+    (0..=nth).map(|_| fair.next(&mut place, [true, false])).last()?.map(|(item, _)| *item)
+}
+
 /// Serves whoever is next, `count` times, each flow's requests being of its length; gives how many each had.
 fn serve(fair: &mut Fair<usize>, lengths: &[u128], count: usize) -> Vec<u64> {
     let mut had = vec![0; lengths.len()];
     for _ in 0..count {
-        let next = *fair.nth(0).expect("somebody waits");
+        let next = nth(fair, 0).expect("somebody waits");
         fair.served(next, lengths[next]);
         had[next] += 1;
     }
@@ -17,7 +23,7 @@ fn flows(weights: &[u32]) -> Fair<usize> {
     let mut fair = Fair::default();
     for (index, weight) in weights.iter().enumerate() {
         assert_eq!(fair.join(*weight, index), index);
-        fair.arrive(index);
+        fair.arrive(index, 0);
     }
     fair
 }
@@ -37,8 +43,8 @@ fn shares_are_of_lengths_and_not_of_requests() {
 #[test]
 fn equals_go_in_the_order_of_arrival() {
     let fair = flows(&[5, 5, 5, 5]);
-    assert_eq!([0, 1, 2, 3].map(|nth| *fair.nth(nth).unwrap()), [0, 1, 2, 3]);
-    assert!(fair.nth(4).is_none());
+    assert_eq!([0, 1, 2, 3].map(|place| nth(&fair, place).unwrap()), [0, 1, 2, 3]);
+    assert!(nth(&fair, 4).is_none());
 }
 
 #[test]
@@ -53,10 +59,10 @@ fn weights_are_brought_into_range() {
 #[test]
 fn the_idle_save_up_no_more_than_the_credit() {
     let mut fair = flows(&[100, 100]);
-    fair.depart(1);
+    fair.depart(1, 0);
     let millisecond = 1_000_000 << 20;
     serve(&mut fair, &[millisecond; 2], 10_000);
-    fair.arrive(1);
+    fair.arrive(1, 0);
     // Ten milliseconds at most before it is even.
     assert!((9..=11).contains(&serve(&mut fair, &[millisecond; 2], 11)[1]));
     let had = serve(&mut fair, &[millisecond; 2], 1_000);
@@ -70,15 +76,15 @@ fn who_asks_again_after_a_moment_has_its_whole_share() {
     let mut had = [0_u64; 2];
     let length = 100_000 << 20;
     while had[0] + had[1] < 10_000 {
-        let next = *fair.nth(0).unwrap();
+        let next = nth(&fair, 0).unwrap();
         fair.served(next, length);
         had[next] += 1;
-        fair.depart(next);
-        if let Some(&other) = fair.nth(0).filter(|_| had[0] % 20 == 0) {
+        fair.depart(next, 0);
+        if let Some(other) = nth(&fair, 0).filter(|_| had[0] % 20 == 0) {
             fair.served(other, length);
             had[other] += 1;
         }
-        fair.arrive(next);
+        fair.arrive(next, 0);
     }
     assert!(had[0].abs_diff(9_000) <= 60, "{had:?}");
 }
@@ -91,9 +97,9 @@ fn what_is_undone_was_not_served() {
     fair.served(1, 12_345);
     fair.undo(1, 12_345);
     assert_eq!(fair.flows[1].start, before);
-    fair.depart(1);
+    fair.depart(1, 0);
     fair.undo(1, u128::MAX);
-    assert_eq!((fair.flows[1].start, fair.order.len()), (0, 1));
+    assert_eq!((fair.flows[1].start, fair.order[0].len()), (0, 1));
 }
 
 #[test]
@@ -101,12 +107,12 @@ fn flows_come_and_go() {
     let mut fair = flows(&[1, 1, 1]);
     fair.leave(1);
     fair.served(1, 5);
-    fair.arrive(1);
-    fair.depart(1);
-    assert_eq!([0, 1].map(|nth| *fair.nth(nth).unwrap()), [0, 2]);
+    fair.arrive(1, 0);
+    fair.depart(1, 0);
+    assert_eq!([0, 1].map(|place| nth(&fair, place).unwrap()), [0, 2]);
     fair.leave(0);
     fair.leave(2);
-    assert!(fair.is_idle());
+    assert!(fair.is_idle(0));
 }
 
 proptest! {
@@ -134,12 +140,14 @@ proptest! {
 
     /// Whatever is done, the order is that of the start times, and holds exactly those who wait.
     #[test]
-    fn the_order_holds_who_waits(steps in prop::collection::vec((0_u8..6, 0_usize..5, any::<u128>()), 0..200)) {
+    fn the_order_holds_who_waits(
+        steps in prop::collection::vec((0_u8..6, 0_usize..5, 0_usize..2, any::<u128>()), 0..200),
+    ) {
         let mut fair = self::flows(&[1, 10, 100, 1_000]);
-        for (step, flow, length) in steps {
+        for (step, flow, queue, length) in steps {
             match step {
-                0 => fair.arrive(flow),
-                1 => fair.depart(flow),
+                0 => fair.arrive(flow, queue),
+                1 => fair.depart(flow, queue),
                 2 => fair.served(flow, length),
                 3 => fair.undo(flow, length),
                 4 => fair.weigh(flow, u32::try_from(length % 20_000).unwrap()),
@@ -148,10 +156,22 @@ proptest! {
             if !fair.flows.contains(flow) {
                 fair.join(7, flow);
             }
-            prop_assert!(fair.order.is_sorted());
-            let waiting: Vec<Turn> = fair.flows.iter().filter_map(|(_, flow)| flow.turn).collect();
-            prop_assert_eq!(waiting.len(), fair.order.len());
-            prop_assert!(waiting.iter().all(|turn| fair.order.contains(turn) && fair.flows[turn.flow].start == turn.start));
+            let waiting = |queue: usize| {
+                let waits = |(number, flow): (usize, &Flow<usize>)| flow.waits[queue].then(|| flow.turn(number));
+                let mut turns: Vec<Turn> = fair.flows.iter().filter_map(waits).collect();
+                turns.sort_unstable();
+                turns
+            };
+            prop_assert_eq!(&fair.order, &[waiting(0), waiting(1)]);
+            // Each once, first those who are furthest behind, whatever queues they wait in.
+            let mut place = Place::default();
+            let passed: Vec<_> = std::iter::from_fn(|| fair.next(&mut place, [true, true]))
+                .map(|(flow, waits)| (fair.flows[*flow].turn(*flow), waits))
+                .collect();
+            prop_assert!(passed.is_sorted());
+            prop_assert!(passed.iter().all(|(turn, waits)| fair.flows[turn.flow].waits == *waits));
+            let all = fair.flows.iter().filter(|(_, flow)| flow.waits != [false; QUEUES]).count();
+            prop_assert_eq!(passed.len(), all);
         }
     }
 }

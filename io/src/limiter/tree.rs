@@ -25,6 +25,11 @@ pub(super) struct Tree {
     pub(super) nodes: Slab<Node>,
     pub(super) members: Slab<Member>,
     pub(super) woken: Vec<Waker>,
+    /// Levels that wait for tokens of their own, and until when: the first is the last.
+    pub(super) parked: Vec<(MonoTime, usize)>,
+    /// How often anybody in a queue was looked at.
+    #[cfg(test)]
+    pub(super) looks: usize,
 }
 
 /// A level.
@@ -35,6 +40,8 @@ pub(super) struct Node {
     pub(super) meters: Meters,
     pub(super) fair: Fair<Below>,
     pub(super) stats: Arc<LimiterStats>,
+    /// Nobody looks at it before then, unless something changes.
+    pub(super) parked: Option<MonoTime>,
 }
 
 #[derive(Clone, Copy)]
@@ -86,7 +93,14 @@ pub(super) enum Answer {
 
 impl Tree {
     pub(super) fn new(limits: &Limits, now: MonoTime) -> Result<Self, LimitError> {
-        let mut tree = Self { nodes: Slab::new(), members: Slab::new(), woken: Vec::new() };
+        let mut tree = Self {
+            nodes: Slab::new(),
+            members: Slab::new(),
+            woken: Vec::new(),
+            parked: Vec::new(),
+            #[cfg(test)]
+            looks: 0,
+        };
         let meters = Meters::new(limits, now)?;
         tree.nodes.insert(Node::new(None, 0, meters));
         Ok(tree)
@@ -109,11 +123,13 @@ impl Tree {
         }
         let flow = parent.fair.join(weight, Below::Node(entry));
         self.nodes.insert(Node::new(Some((above, flow)), depth, meters));
+        self.parked.reserve(self.nodes.len().saturating_sub(self.parked.len()));
         Ok(entry)
     }
 
     /// Removes a level that has no members (any more).
     pub(super) fn remove(&mut self, node: usize) {
+        self.forget_parked(node);
         if let Some(Node { above: Some((above, flow)), .. }) = self.nodes.try_remove(node)
             && let Some(above) = self.nodes.get_mut(above)
         {
@@ -134,6 +150,7 @@ impl Tree {
             node.meters.change(change, now)?;
             node.stats.changed(&node.meters);
         }
+        self.unpark(node);
         self.dispatch(now);
         Ok(())
     }
@@ -189,7 +206,7 @@ impl Tree {
         let mut place = Some((node, flow));
         while let Some((node, flow)) = place {
             let Some(node) = self.nodes.get_mut(node) else { return };
-            node.fair.arrive(flow);
+            node.fair.arrive(flow, cost.lane() as usize);
             place = node.above;
         }
     }
@@ -209,9 +226,12 @@ impl Tree {
     /// Looks for a request how it stands, and remembers whom to wake for it.
     pub(super) fn poll(&mut self, member: usize, lane: Lane, now: MonoTime, waker: &Waker) -> Answer {
         if let Some(head) = self.head(member, lane) {
+            if head.stands(now, waker) {
+                return Answer::Wait(head.alarm);
+            }
             (head.alarm, head.waker) = (None, None);
         }
-        self.dispatch(now);
+        self.look_again(member, now);
         let Some(head) = self.head(member, lane) else { return Answer::Wait(None) };
         if let Some(grant) = &head.grant {
             return Answer::Granted(grant.at);
@@ -281,7 +301,7 @@ impl Tree {
         let Some(head) = self.take(member, cost.lane(), now) else { return };
         if let Some(grant) = head.grant.filter(|_| head.charge != cost) {
             self.exchange(member, grant, cost);
-            self.dispatch(now);
+            self.look_again(member, now);
         }
         let Some(it) = self.members.get_mut(member) else { return };
         if let Some(last) = it.last.get_mut(cost.lane() as usize).filter(|_| head.cost != cost) {
@@ -299,6 +319,8 @@ impl Tree {
         let Some(head) = self.take(member, lane, now) else { return };
         let Some(it) = self.members.get(member) else { return };
         let mut place = Some((it.node, it.flow));
+        // One that neither took anything nor kept the time was in nobody's way.
+        let changes = head.grant.is_some() || head.alarm.is_some();
         if let Some(grant) = head.grant {
             for paid in grant.paid {
                 let Some(((index, flow), (receipt, length))) = place.zip(paid) else { break };
@@ -308,7 +330,17 @@ impl Tree {
                 place = node.above;
             }
         } else {
-            self.settle(member);
+            self.settle(member, lane);
+        }
+        if changes {
+            self.look_again(member, now);
+        }
+    }
+
+    /// Grants what can be granted now that something may have changed for a member's level.
+    fn look_again(&mut self, member: usize, now: MonoTime) {
+        if let Some(it) = self.members.get(member) {
+            self.unpark(it.node);
         }
         self.dispatch(now);
     }
@@ -337,11 +369,19 @@ impl Tree {
     }
 }
 
+impl Head {
+    /// Whether it still is as it was told: whoever changed that would have taken its waker.
+    fn stands(&self, now: MonoTime, waker: &Waker) -> bool {
+        let is_known = self.waker.as_ref().is_some_and(|known| known.will_wake(waker));
+        is_known && self.grant.is_none() && self.alarm.is_none_or(|alarm| now < alarm)
+    }
+}
+
 impl Node {
     fn new(above: Option<(usize, usize)>, depth: usize, meters: Meters) -> Self {
         let stats = Arc::new(LimiterStats::default());
         stats.changed(&meters);
-        Self { above, depth, meters, fair: Fair::default(), stats }
+        Self { above, depth, meters, fair: Fair::default(), stats, parked: None }
     }
 }
 

@@ -195,7 +195,7 @@ fn the_large_do_not_starve_beside_the_small() {
 /// Everything that a request could have taken.
 fn account(tree: &Tree) -> String {
     let of = |(_, node): (usize, &Node)| {
-        format!("{:?} {:?} ", node.meters.save(at(0)), node.fair.nth(0).is_some())
+        format!("{:?} {:?} ", node.meters.save(at(0)), [0, 1].map(|queue| node.fair.is_idle(queue)))
     };
     tree.nodes.iter().map(of).collect()
 }
@@ -344,7 +344,7 @@ fn waiters_go_by_limits_and_weights_that_were_changed() {
         tree.withdraw(guest.member, Lane::Read, at(2_000 * MS));
         tree.leave(guest.member);
     }
-    assert!(tree.nodes[ROOT].fair.is_idle());
+    assert!([0, 1].iter().all(|queue| tree.nodes[ROOT].fair.is_idle(*queue)));
     assert_eq!(tree.members.len(), 1);
 }
 
