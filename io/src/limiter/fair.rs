@@ -33,6 +33,9 @@ pub struct Fair<T> {
     flows: Slab<Flow<T>>,
     /// Who waits in each queue, by start time and then by arrival.
     order: [Vec<Turn>; QUEUES],
+    /// Start times of flows that left, as far as they are ahead of the clock, and their weights. Whoever joins takes one
+    /// over: else the next request would be had sooner by leaving and joining than by waiting.
+    left: Vec<(u128, u32)>,
     /// The start time of whoever went last.
     clock: u128,
     arrivals: u64,
@@ -63,25 +66,49 @@ struct Turn {
 
 impl<T> Default for Fair<T> {
     fn default() -> Self {
-        Self { flows: Slab::new(), order: [const { Vec::new() }; QUEUES], clock: 0, arrivals: 0 }
+        Self {
+            flows: Slab::new(),
+            order: [const { Vec::new() }; QUEUES],
+            left: Vec::new(),
+            clock: 0,
+            arrivals: 0,
+        }
     }
 }
 
 impl<T> Fair<T> {
-    /// Adds a flow that does not wait; gives its number. `weight` is brought into [`WEIGHTS`].
+    /// Adds a flow that does not wait; gives its number. `weight` is brought into [`WEIGHTS`]. It is owed nothing.
     pub fn join(&mut self, weight: u32, item: T) -> usize {
         let weight = weight.clamp(*WEIGHTS.start(), *WEIGHTS.end());
-        let flow = self.flows.insert(Flow { weight, start: 0, arrival: 0, waits: [false; QUEUES], item });
+        let start = self.clock.saturating_add(self.take_over(weight));
+        let flow = self.flows.insert(Flow { weight, start, arrival: 0, waits: [false; QUEUES], item });
         for order in &mut self.order {
             order.reserve(self.flows.len().saturating_sub(order.len()));
         }
+        self.left.reserve(self.flows.len());
         flow
     }
 
     /// Removes a flow.
     pub fn leave(&mut self, flow: usize) {
         (0..QUEUES).for_each(|queue| self.depart(flow, queue));
-        let _ = self.flows.try_remove(flow);
+        self.left.retain(|(start, _)| *start > self.clock);
+        if let Some(Flow { start, weight, .. }) =
+            self.flows.try_remove(flow).filter(|it| it.start > self.clock)
+        {
+            self.left.push((start, weight));
+        }
+    }
+
+    /// By how much one that joins is ahead of the clock: as much, by its weight, as one of those that left.
+    fn take_over(&mut self, weight: u32) -> u128 {
+        let ahead = |&(start, weight): &(u128, u32)| {
+            start.saturating_sub(self.clock).saturating_mul(u128::from(weight))
+        };
+        let most = self.left.iter().map(ahead).enumerate().max_by_key(|(_, ahead)| *ahead);
+        let Some((index, ahead)) = most else { return 0 };
+        self.left.swap_remove(index);
+        ahead.div_ceil(u128::from(weight))
     }
 
     /// Changes a flow's weight, from its next request on.

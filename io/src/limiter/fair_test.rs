@@ -70,6 +70,39 @@ fn the_idle_save_up_no_more_than_the_credit() {
 }
 
 #[test]
+fn sec_02_nobody_gains_by_leaving_and_joining() {
+    let mut fair = flows(&[100, 100]);
+    let length = 1_000_000 << 20;
+    serve(&mut fair, &[length; 2], 1_000);
+    let mut had = [0_u64; 2];
+    for _ in 0..1_000 {
+        let next = nth(&fair, 0).unwrap();
+        fair.served(next, length);
+        had[next] += 1;
+        if next == 1 {
+            fair.leave(1);
+            assert_eq!(fair.join(100, 1), 1);
+            fair.arrive(1, 0);
+        }
+    }
+    assert!(had[0].abs_diff(had[1]) <= 2, "{had:?}");
+}
+
+#[test]
+fn sec_02_what_those_who_left_were_ahead_by_is_taken_over_by_weight_and_once() {
+    let mut fair = flows(&[100, 100, 100]);
+    fair.served(0, 1 << 40);
+    fair.served(1, 1 << 30);
+    (0..2).for_each(|flow| fair.leave(flow));
+    let ahead = [200, 100, 100].map(|weight| {
+        let flow = fair.join(weight, 0);
+        fair.flows[flow].start - fair.clock
+    });
+    assert_eq!(ahead, [share(1 << 40, 200), share(1 << 30, 100), 0]);
+    assert!(fair.left.is_empty());
+}
+
+#[test]
 fn who_asks_again_after_a_moment_has_its_whole_share() {
     // One of weight 9 that is away while the other has a turn, after each of its own.
     let mut fair = flows(&[900, 100]);

@@ -186,6 +186,11 @@ impl Meters {
         self.slots.iter().skip(TOTAL).any(Option::is_some)
     }
 
+    /// Whether they are as if they had been made at `now`.
+    pub(crate) fn are_as_new(&self, now: MonoTime) -> bool {
+        self.each(|meter| meter.is_as_new(now)).into_iter().flatten().all(|is_new| is_new)
+    }
+
     /// When a request may go if nobody else takes anything; long ago if it is not limited.
     pub(crate) fn due(&self, cost: Cost) -> Due {
         let mut due = Due { at: MonoTime::default(), total: MonoTime::default() };

@@ -178,6 +178,11 @@ impl Meter {
         self.after(self.missing())
     }
 
+    /// Whether it has all that it can have, its burst, too.
+    pub fn is_as_new(&self, now: MonoTime) -> bool {
+        self.full_at() <= now && self.burst == self.bucket.one_time_burst
+    }
+
     /// Takes `n` tokens at the instant `at`, whether they are there or not. Callers wait for
     /// [`Meter::earliest`] first. An instant before the last charge counts as that of the last charge.
     pub fn charge(&mut self, n: u64, at: MonoTime) {

@@ -95,6 +95,12 @@ impl Shared {
         changed
     }
 
+    /// Whether nobody could tell if this level ended and another one took its place: this is the last of its clones and
+    /// members, nothing is owed, and all buckets are full.
+    pub fn may_be_forgotten(&self, now: MonoTime) -> bool {
+        Arc::strong_count(&self.0) == 1 && self.lock().is_as_new(self.0.node, now)
+    }
+
     /// Changes the weight that this tenant has at the host. Without effect on the host.
     pub fn set_weight(&self, weight: u32) {
         self.lock().weigh_node(self.0.node, weight);

@@ -178,6 +178,27 @@ fn a_vm_that_goes_away_holds_up_nobody(engine: EngineKind) {
 }
 
 #[test]
+fn sec_02_a_tenant_is_not_forgotten_before_it_owes_nothing() {
+    let tenant = shared(2, HOUR);
+    let (now, later) = (MonoTime::now(), MonoTime::now() + HOUR);
+    assert!(tenant.may_be_forgotten(now));
+    let member = tenant.member(100);
+    assert!(!tenant.may_be_forgotten(now), "it has a member");
+    assert!(member.admit_at_once(Cost::read(1), now, now, now).is_some());
+    drop(member);
+    assert!(!tenant.may_be_forgotten(now) && tenant.may_be_forgotten(later));
+    let clone = tenant.clone();
+    assert!(!tenant.may_be_forgotten(later), "{clone:?} is used");
+    // What is there once is missing for ever.
+    let burst = TokenBucket { one_time_burst: 1, ..TokenBucket::new(2, HOUR) };
+    let limits = Limits { total: PerUnit { operations: Some(burst), bytes: None }, ..Limits::default() };
+    let tenant = Shared::new(&limits, now).unwrap();
+    assert!(tenant.may_be_forgotten(now));
+    assert!(tenant.member(100).admit_at_once(Cost::read(1), now, now, now).is_some());
+    assert!(!tenant.may_be_forgotten(later));
+}
+
+#[test]
 fn it_may_be_shared_between_threads() {
     fn is_shared<T: Send + Sync>(_: &T) {}
     is_shared(&shared(1, HOUR));

@@ -141,6 +141,11 @@ impl Tree {
         self.nodes.get(node).map(|node| Arc::clone(&node.stats)).unwrap_or_default()
     }
 
+    /// Whether a level is as if it had been made at `now`.
+    pub(super) fn is_as_new(&self, node: usize, now: MonoTime) -> bool {
+        self.nodes.get(node).is_none_or(|node| node.meters.are_as_new(now))
+    }
+
     pub(super) fn limits(&self, node: usize) -> Limits {
         self.nodes.get(node).map(|node| node.meters.limits()).unwrap_or_default()
     }
