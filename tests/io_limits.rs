@@ -145,6 +145,30 @@ on_both_engines! {
         eventually("nobody is left", || host.runtime.limit_tenant(&tenant(1)).is_err());
     }
 
+    async fn sec_02_a_tenant_is_not_rid_of_what_it_owes_when_its_vms_end(host: Host) {
+        const RATE: u64 = 1 << 20;
+        const REQUEST: u64 = 512 << 10;
+        let tenant = TenantConfig {
+            name: "acme".into(),
+            limits: TenantLimits { disk: DiskLimits { bps: Some(RATE), ..DiskLimits::default() } },
+        };
+        let begun = Instant::now();
+        let vms = rounds(5);
+        for _ in 0..vms {
+            // One request that is larger than the bucket: it goes at once if nothing is owed.
+            let (size, depth) = (REQUEST.to_string(), "1");
+            let args = ["--mode", "read", "--depth", depth, "--block-size", &size, "--total", &size];
+            let mut config = VmConfig::new("blkbench").memory_mib(16).args(args);
+            config.drives.push(null(None));
+            let guest = host.bundled_with(config.tenant(tenant.clone()));
+            assert_eq!(*guest.outcome().await, Outcome::Exited { code: 0 }, "{}", guest.printed());
+            assert_eq!(reading(&guest, DISKS).bytes, REQUEST);
+        }
+        // A bucket is a fourth of a second at most, and the last request leaves its debt behind.
+        let most = RATE as f64 * (0.25 + begun.elapsed().as_secs_f64()) + REQUEST as f64;
+        assert!((vms * REQUEST) as f64 <= most, "{vms} requests, {most} bytes at most");
+    }
+
     async fn sec_02_all_vms_get_no_more_than_the_host_allows_with_or_without_a_tenant(host: Host) {
         let shared = LimitsConfig::default().disk(DiskLimits { weight: Some(300), ..DiskLimits::default() });
         let error = host.runtime.launch(&reader([], 1).limits(shared), Resources::default()).unwrap_err();

@@ -174,6 +174,12 @@ fn tenants(state: &State) -> Vec<MetricFamily> {
     TENANT_FAMILIES.of(&readings)
 }
 
+/// The level of limits of the host.
+fn host(state: &State) -> Vec<MetricFamily> {
+    let readings: Vec<_> = state.live_host().iter().map(|source| (Vec::new(), source.read())).collect();
+    HOST_FAMILIES.of(&readings)
+}
+
 /// The families of one sort of level.
 struct LimiterFamilies {
     operations: Spec,
@@ -200,6 +206,15 @@ const TENANT_FAMILIES: LimiterFamilies = LimiterFamilies {
     throttled_time: TENANT_THROTTLED_TIME,
     waiting: TENANT_WAITING,
     tokens: TENANT_TOKENS,
+};
+
+const HOST_FAMILIES: LimiterFamilies = LimiterFamilies {
+    operations: HOST_OPERATIONS,
+    bytes: HOST_BYTES,
+    throttled: HOST_THROTTLED,
+    throttled_time: HOST_THROTTLED_TIME,
+    waiting: HOST_WAITING,
+    tokens: HOST_TOKENS,
 };
 
 impl LimiterFamilies {
@@ -265,6 +280,7 @@ impl Collector for Families {
         families.extend(Self::devices(&vms));
         families.extend(limiters(&vms));
         families.extend(tenants(&self.state));
+        families.extend(host(&self.state));
         families
     }
 }

@@ -39,6 +39,8 @@ struct Lists {
     shards: Vec<Weak<ShardMetrics>>,
     /// The limits of tenants, by name.
     tenants: Vec<(Box<str>, Weak<dyn LimiterSource>)>,
+    /// The limits of the host, if it has any.
+    host: Option<Weak<dyn LimiterSource>>,
 }
 
 /// The registry cannot be rendered: two families disagree, which the tests of this crate exclude.
@@ -86,6 +88,12 @@ impl Registry {
         let mut lists = lock(&self.0.state.lists);
         lists.tenants.retain(|(other, source)| source.strong_count() > 0 && *other != name);
         lists.tenants.push((name, Arc::downgrade(&source)));
+    }
+
+    /// Exposes the limits of the host, above those of all tenants, for as long as `source` lives. Of two the later is
+    /// told.
+    pub fn register_host(&self, source: Arc<dyn LimiterSource>) {
+        lock(&self.0.state.lists).host = Some(Arc::downgrade(&source));
     }
 
     /// Every live series in Prometheus text format 0.0.4.
@@ -151,6 +159,11 @@ impl State {
     pub(crate) fn live_tenants(&self) -> Vec<(Box<str>, Arc<dyn LimiterSource>)> {
         let lists = lock(&self.lists);
         lists.tenants.iter().filter_map(|(name, source)| Some((name.clone(), source.upgrade()?))).collect()
+    }
+
+    /// The limits of the host.
+    pub(crate) fn live_host(&self) -> Option<Arc<dyn LimiterSource>> {
+        lock(&self.lists).host.as_ref().and_then(Weak::upgrade)
     }
 
     pub(crate) fn forget_vm(&self, number: u64) {

@@ -308,16 +308,21 @@ fn limits_are_exposed_as_long_as_their_owners_live() {
     vm.register_limiter("disk0", Arc::new(Level(1)));
     vm.register_limiter("disk0", Arc::new(Level(2)));
     registry.register_tenant("acme", Arc::clone(&tenant));
+    let host: Arc<dyn LimiterSource> = Arc::new(Level(9));
+    registry.register_host(Arc::clone(&host));
     let text = registry.encode();
     for sample in [
         r#"ringlet_limiter_operations_total{vm="v",limiter="disk0"} 2"#,
         r#"ringlet_limiter_throttled_seconds_total{vm="v",limiter="disk0"} 1.5"#,
         r#"ringlet_limiter_tokens{vm="v",limiter="disk0",meter="read_bytes"} -3"#,
         r#"ringlet_tenant_operations_total{tenant="acme"} 7"#,
+        "ringlet_host_limit_operations_total 9",
+        r#"ringlet_host_limit_tokens{meter="read_bytes"} -3"#,
     ] {
         assert!(text.contains(sample), "{sample}: {text}");
     }
-    drop((vm, tenant));
+    drop((vm, tenant, host));
     let text = registry.encode();
     assert!(!text.contains("ringlet_limiter_") && !text.contains("ringlet_tenant_"), "{text}");
+    assert!(!text.contains("ringlet_host_"), "{text}");
 }

@@ -292,6 +292,43 @@ pub(crate) const TENANT_TOKENS: Spec = spec(
     "Tokens that a token bucket of a tenant has left; less than 0 if they are owed.",
 );
 
+pub(crate) const HOST_OPERATIONS: Spec = spec(
+    "ringlet_host_limit_operations_total",
+    COUNTER,
+    &[],
+    "Requests of VMs that the limits of the host have admitted.",
+);
+pub(crate) const HOST_BYTES: Spec = spec(
+    "ringlet_host_limit_bytes_total",
+    COUNTER,
+    &[],
+    "Bytes of the requests of VMs that the limits of the host have admitted.",
+);
+pub(crate) const HOST_THROTTLED: Spec = spec(
+    "ringlet_host_limit_throttled_operations_total",
+    COUNTER,
+    &[],
+    "Requests of VMs without a tenant that had to wait for the limits of the host.",
+);
+pub(crate) const HOST_THROTTLED_TIME: Spec = spec(
+    "ringlet_host_limit_throttled_seconds_total",
+    COUNTER,
+    &[],
+    "Time that VMs without a tenant waited for the limits of the host.",
+);
+pub(crate) const HOST_WAITING: Spec = spec(
+    "ringlet_host_limit_waiting_operations",
+    GAUGE,
+    &[],
+    "VMs without a tenant that wait for the limits of the host, reads and other requests counted apart.",
+);
+pub(crate) const HOST_TOKENS: Spec = spec(
+    "ringlet_host_limit_tokens",
+    GAUGE,
+    &["meter"],
+    "Tokens that a token bucket of the host has left; less than 0 if they are owed.",
+);
+
 /// Labels of the families with one sample a tenant.
 const TENANT: &[&str] = &["tenant"];
 /// Labels of the families with one sample a level of limits.
@@ -299,7 +336,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 51] = [
+pub(crate) const ALL: [&Spec; 57] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -351,4 +388,10 @@ pub(crate) const ALL: [&Spec; 51] = [
     &TENANT_THROTTLED_TIME,
     &TENANT_WAITING,
     &TENANT_TOKENS,
+    &HOST_OPERATIONS,
+    &HOST_BYTES,
+    &HOST_THROTTLED,
+    &HOST_THROTTLED_TIME,
+    &HOST_WAITING,
+    &HOST_TOKENS,
 ];

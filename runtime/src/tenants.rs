@@ -1,9 +1,10 @@
 //! The tenants of a runtime: whom VMs belong to, and what all VMs of one may use together, on any shard.
 //!
-//! Owns who they are. A tenant begins with its first VM and ends with its last.
+//! Owns who they are. A tenant begins with its first VM; when it has none any more, it stays until it owes nothing, so that
+//! nobody is rid of what is owed by ending a VM and starting another one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringlet_io::MonoTime;
 use ringlet_io::limiter::{LimitError, Shared};
@@ -18,7 +19,7 @@ pub(crate) struct Tenants {
     host: Shared,
     host_is_limited: bool,
     registry: Registry,
-    by_name: Mutex<HashMap<String, Weak<Tenant>>>,
+    by_name: Mutex<HashMap<String, Arc<Tenant>>>,
 }
 
 /// One of them.
@@ -38,6 +39,9 @@ impl Tenants {
         }
         let limits = host.limits();
         let host = Shared::new(&limits, MonoTime::now()).map_err(|error| bad_limit("disk_limits", &error))?;
+        if !limits.is_empty() {
+            registry.register_host(Arc::clone(host.stats()) as Arc<dyn LimiterSource>);
+        }
         Ok(Self { host, host_is_limited: !limits.is_empty(), registry, by_name: Mutex::default() })
     }
 
@@ -47,49 +51,59 @@ impl Tenants {
         tenant.map(|tenant| tenant.disks.clone()).or_else(host)
     }
 
-    /// The tenant of a VM that is made. An error if it is there with other limits.
+    /// The tenant of a VM that is made. An error if it has VMs, and other limits.
     pub(crate) fn enter(&self, config: &TenantConfig) -> Result<Arc<Tenant>> {
-        let mut tenants = self.lock();
-        if let Some(tenant) = tenants.get(&config.name).and_then(Weak::upgrade) {
-            if *tenant.lock() != config.limits {
+        let (mut tenants, now) = (self.lock(), MonoTime::now());
+        tenants.retain(|_, tenant| has_vms(tenant) || !tenant.disks.may_be_forgotten(now));
+        if let Some(tenant) = tenants.get(&config.name) {
+            if !has_vms(tenant) {
+                tenant.limit(config.limits)?;
+            } else if *tenant.lock() != config.limits {
                 let rule =
                     format!("{:?} has VMs, and other limits; change those with `limit_tenant`", config.name);
                 return Err(Error::config("tenant", rule));
             }
-            return Ok(tenant);
+            return Ok(Arc::clone(tenant));
         }
         let TenantLimits { disk } = config.limits;
-        let disks = self.host.tenant(&disk.limits(), disk.weight(), MonoTime::now());
+        let disks = self.host.tenant(&disk.limits(), disk.weight(), now);
         let disks = disks.map_err(|error| bad_limit("tenant", &error))?;
         self.registry.register_tenant(&config.name, Arc::clone(disks.stats()) as Arc<dyn LimiterSource>);
         let tenant = Arc::new(Tenant { disks, limits: Mutex::new(config.limits) });
-        tenants.retain(|_, tenant| tenant.strong_count() > 0);
-        tenants.insert(config.name.clone(), Arc::downgrade(&tenant));
+        tenants.insert(config.name.clone(), Arc::clone(&tenant));
         Ok(tenant)
     }
 
     /// Gives a tenant that has VMs these limits and no others, live.
     pub(crate) fn limit(&self, config: &TenantConfig) -> Result<()> {
         config.validate()?;
-        let tenant = self.lock().get(&config.name).and_then(Weak::upgrade);
+        let tenant = self.lock().get(&config.name).filter(|tenant| has_vms(tenant)).cloned();
         let unknown = || Error::config("tenant", format!("{:?} has no VMs", config.name));
-        let tenant = tenant.ok_or_else(unknown)?;
-        let TenantLimits { disk } = config.limits;
-        // Held, so that of two changes both levels have the later one.
-        let mut limits = tenant.lock();
-        let change = tenant.disks.limits().change_to(&disk.limits());
-        tenant.disks.change(&change, MonoTime::now()).map_err(|error| bad_limit("tenant", &error))?;
-        tenant.disks.set_weight(disk.weight());
-        *limits = config.limits;
-        Ok(())
+        tenant.ok_or_else(unknown)?.limit(config.limits)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<Tenant>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Tenant>>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Whether somebody has it who is not the table of tenants.
+fn has_vms(tenant: &Arc<Tenant>) -> bool {
+    Arc::strong_count(tenant) > 1
+}
+
 impl Tenant {
+    /// Gives it these limits and no others, live.
+    fn limit(&self, new: TenantLimits) -> Result<()> {
+        // Held, so that of two changes both levels have the later one.
+        let mut limits = self.lock();
+        let change = self.disks.limits().change_to(&new.disk.limits());
+        self.disks.change(&change, MonoTime::now()).map_err(|error| bad_limit("tenant", &error))?;
+        self.disks.set_weight(new.disk.weight());
+        *limits = new;
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, TenantLimits> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
