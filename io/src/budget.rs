@@ -11,6 +11,7 @@ use std::task::Poll;
 
 use crate::executor::Executor;
 use crate::owner::{Owner, Share};
+use crate::timer::Timer;
 
 /// Requests that one owner (a VM, not a queue) may start in one turn.
 pub const REQUESTS_PER_TURN: u32 = 64;
@@ -19,17 +20,43 @@ pub const REQUESTS_PER_TURN: u32 = 64;
 pub struct Budget {
     owner: Owner,
     executor: Rc<Executor>,
+    timer: Timer,
     turn: Cell<u64>,
     spent: Cell<u32>,
     waited: Cell<bool>,
 }
 
 impl Budget {
-    pub(crate) fn new(owner: Owner, executor: Rc<Executor>) -> Self {
-        Self { owner, executor, turn: Cell::new(0), spent: Cell::new(0), waited: Cell::new(false) }
+    pub(crate) fn new(owner: Owner, executor: Rc<Executor>, timer: Timer) -> Self {
+        Self { owner, executor, timer, turn: Cell::new(0), spent: Cell::new(0), waited: Cell::new(false) }
     }
 
-    /// Spends one request: at once while something is left in this turn, else in a later turn, after every
+    /// Spends one request that is new: as [`Budget::spend`], but not while its owner may begin nothing
+    /// ([`Hold`](crate::Hold)). For what is given up when the queue is stopped: that may be long before. Cancel-safe.
+    pub async fn begin(&self) {
+        if !self.owner.is_free() {
+            self.owner.may_begin(&self.timer).await;
+        }
+        self.spend().await;
+    }
+
+    /// Spends `units` for what follows of a request that was begun: at once while something is left in this turn, else in
+    /// a later one. Waits while its owner may begin nothing, unless it is drained.
+    pub(crate) async fn go_on(&self, units: u32) {
+        if units == 0 {
+            return;
+        }
+        if !self.owner.is_free() {
+            self.owner.may_go_on(&self.timer).await;
+        }
+        self.spend().await;
+        // What is not there any more is not owed: more than a few units is the size of one operation.
+        let mut share = self.owner.share().borrow_mut();
+        share.left = share.left.saturating_sub(units - 1);
+        self.spent.set(self.spent.get().saturating_add(units - 1));
+    }
+
+    /// Spends one request, whatever its owner may begin: at once while something is left in this turn, else in a later turn, after every
     /// other ready task and the I/O driver had theirs. Cancel-safe: dropped while waiting, nothing is spent.
     pub async fn spend(&self) {
         poll_fn(|cx| {

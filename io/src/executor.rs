@@ -14,6 +14,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -23,6 +24,7 @@ use ringlet_metrics::ShardMetrics;
 use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 
+use crate::charge::{Account, Ledger, cpu_time, thread_nanos};
 use crate::clock::MonoTime;
 use crate::doorbell::Watch;
 use crate::owner::Owner;
@@ -163,6 +165,15 @@ struct Body {
     future: LocalFuture,
     waker: Waker,
     owner: Owner,
+    /// Its CPU time is measured, because it took long.
+    suspected: bool,
+}
+
+/// A poll of a task that is over.
+struct Polled {
+    owner: Owner,
+    /// It was measured, and this is what the thread had used before.
+    before: Option<u64>,
 }
 
 /// The tasks of one shard.
@@ -172,6 +183,7 @@ pub(crate) struct Executor {
     ready: Arc<Ready>,
     turn: Cell<u64>,
     closed: Cell<bool>,
+    account: Account,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -183,13 +195,15 @@ impl std::fmt::Debug for Executor {
 }
 
 impl Executor {
-    pub(crate) fn new(metrics: Arc<ShardMetrics>) -> io::Result<Self> {
+    /// `ledger` is where the loop's ring notes what it submits.
+    pub(crate) fn new(metrics: Arc<ShardMetrics>, ledger: Rc<Ledger>) -> io::Result<Self> {
         Ok(Self {
             tasks: RefCell::default(),
             batch: RefCell::default(),
             ready: Ready::new()?,
             turn: Cell::new(0),
             closed: Cell::new(false),
+            account: Account::new(ledger),
             metrics,
         })
     }
@@ -221,7 +235,12 @@ impl Executor {
             queued: AtomicBool::new(false),
             ready: Arc::clone(&self.ready),
         });
-        let body = Body { future: body, waker: Waker::from(Arc::clone(&wake)), owner: owner.clone() };
+        let body = Body {
+            future: body,
+            waker: Waker::from(Arc::clone(&wake)),
+            owner: owner.clone(),
+            suspected: false,
+        };
         entry.insert(Slot { wake: Arc::clone(&wake), aborted: false, body: Some(body) });
         drop(tasks);
         wake.wake_by_ref();
@@ -274,9 +293,11 @@ impl Executor {
                 return Poll::Ready(Ok(result));
             }
             timer.arm(must_park_again().then(|| start + LONGEST_PARK))?;
-            if self.ready.end() {
+            let more = self.ready.end();
+            if more {
                 self.ready.ring();
             }
+            self.account.begin_park(more);
             Poll::Pending
         })
         .await
@@ -286,10 +307,15 @@ impl Executor {
     fn run_turn(&self, timer: &Timer) -> MonoTime {
         self.turn.set(self.turn.get().wrapping_add(1));
         let start = MonoTime::now();
+        let parked = self.account.end_park(start, self.turn());
         timer.fire(start);
         let mut batch = mem::take(&mut *self.batch.borrow_mut());
         if let Some(since) = self.ready.begin(&mut batch) {
             self.metrics.queue_delay.observe(start.since(since));
+        }
+        if parked > 0 && !batch.is_empty() && batch.iter().all(|key| self.has_had_its_share(*key)) {
+            // The park was their turn, and nobody else waits.
+            self.turn.set(self.turn.get().wrapping_add(1));
         }
         let mut before = start;
         let mut deferred = Vec::new();
@@ -298,13 +324,13 @@ impl Executor {
                 deferred.push(key);
                 continue;
             }
-            let Some(owner) = self.poll_task(key) else { continue };
+            let Some(polled) = self.poll_task(key) else { continue };
             let after = MonoTime::now();
-            owner.charge(self.turn(), after.nanos_since(before));
+            self.charge(key, &polled, after.nanos_since(before));
             before = after;
         }
         self.ready.push_first(deferred);
-        self.metrics.busy_nanos.add(before.nanos_since(start));
+        self.metrics.busy_nanos.add(before.nanos_since(start).saturating_add(parked));
         *self.batch.borrow_mut() = batch;
         start
     }
@@ -316,8 +342,20 @@ impl Executor {
         body.is_some_and(|body| body.owner.used(self.turn()) >= QUANTUM)
     }
 
-    /// Polls one task and says who pays; `None` if it is gone.
-    fn poll_task(&self, key: usize) -> Option<Owner> {
+    /// Charges a poll that took `real` nanoseconds to who pays for the task.
+    fn charge(&self, key: usize, polled: &Polled, real: u64) {
+        polled.owner.charge(self.turn(), real, cpu_time(real, polled.before));
+        let was = polled.before.is_some();
+        let suspected = self.account.suspects(was, real);
+        if suspected != was
+            && let Some(body) = self.tasks.borrow_mut().get_mut(key).and_then(|slot| slot.body.as_mut())
+        {
+            body.suspected = suspected;
+        }
+    }
+
+    /// Polls one task; `None` if it is gone.
+    fn poll_task(&self, key: usize) -> Option<Polled> {
         let mut body = {
             let mut tasks = self.tasks.borrow_mut();
             let slot = tasks.get_mut(key)?;
@@ -325,6 +363,7 @@ impl Executor {
             slot.wake.queued.store(false, Ordering::Release);
             body
         };
+        let before = body.suspected.then(thread_nanos);
         let done = body.future.as_mut().poll(&mut Context::from_waker(&body.waker)).is_ready();
         let owner = body.owner.clone();
         let finished = {
@@ -342,7 +381,7 @@ impl Executor {
             }
         };
         drop(finished);
-        Some(owner)
+        Some(Polled { owner, before })
     }
 }
 

@@ -16,26 +16,26 @@
 //! dropped after readiness may still take input; and if another process takes the input in between,
 //! the thread waits for more. When the shard stops it stays behind (logged), holding its own buffer and descriptor.
 
-use std::cell::OnceCell;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::sync::Semaphore;
 
-use crate::doorbell::Watch;
+use crate::charge::Ledger;
 use crate::engine::EngineKind;
 use crate::epoll::Pool;
-use crate::nowait::{NoWait, Relay, poll_now};
+use crate::nowait::Relay;
 use crate::operation::{CURRENT_POSITION, Kind, Memory, Outcome, Places, Request};
 use crate::owner::Owner;
 use crate::ring::InFlight;
+pub use crate::ring_file::RingFile;
+use crate::ring_file::{Attempt, Claim};
 
 /// Threads of a shard that do file I/O in the epoll engine.
 pub const FILE_THREADS: usize = 8;
@@ -57,79 +57,6 @@ pub(crate) fn ring_entries(entries: u32) -> u32 {
     entries.clamp(*ENTRIES.start(), *ENTRIES.end())
 }
 
-/// A descriptor to do I/O on. Clones are the same descriptor; `!Send` (send an [`OwnedFd`] instead).
-#[derive(Clone)]
-pub struct RingFile(Rc<FileInner>);
-
-struct FileInner {
-    fd: Arc<OwnedFd>,
-    /// `None`: cannot be polled. Set by the first stream operation.
-    watch: OnceCell<Option<Watch>>,
-    nowait: NoWait,
-    /// What its owner may have under way; `None`: the shard's own file.
-    share: Option<Arc<Semaphore>>,
-}
-
-impl RingFile {
-    /// Takes over a descriptor, of the shard itself. For stdin and its like, give a duplicate.
-    pub fn new(fd: impl Into<OwnedFd>) -> Self {
-        Self::with(fd.into(), None)
-    }
-
-    fn with(fd: OwnedFd, share: Option<Arc<Semaphore>>) -> Self {
-        let fd = Arc::new(fd);
-        Self(Rc::new(FileInner { fd, watch: OnceCell::new(), nowait: NoWait::new(), share }))
-    }
-
-    /// The registration for readiness; `None` for what is always ready (regular files).
-    fn watch(&self) -> io::Result<Option<&Watch>> {
-        if self.0.watch.get().is_none() {
-            let watch = match Watch::both(Arc::clone(&self.0.fd)) {
-                Ok(watch) => Some(watch),
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => None,
-                Err(error) => return Err(error),
-            };
-            let _ = self.0.watch.set(watch);
-        }
-        Ok(self.0.watch.get().and_then(Option::as_ref))
-    }
-
-    /// True if the descriptor is ready at this moment (or has hung up).
-    fn is_ready(&self, flags: PollFlags) -> bool {
-        !poll_now(&self.0.fd, flags).is_empty()
-    }
-
-    /// What a call that did not wait has come to; `flags` is what it needed.
-    fn outcome(&self, result: rustix::io::Result<usize>, flags: PollFlags) -> Attempt {
-        match result {
-            Ok(count) => Attempt::Done(Ok(count)),
-            Err(Errno::AGAIN | Errno::INTR) => Attempt::NotReady,
-            Err(Errno::OPNOTSUPP) if self.is_ready(flags) => Attempt::MayWait,
-            Err(Errno::OPNOTSUPP) => Attempt::NotReady,
-            Err(error) => Attempt::Done(Err(error.into())),
-        }
-    }
-}
-
-impl AsFd for RingFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.fd.as_fd()
-    }
-}
-
-impl fmt::Debug for RingFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RingFile").field(&self.0.fd).finish()
-    }
-}
-
-enum Attempt {
-    Done(io::Result<usize>),
-    NotReady,
-    /// Ready, but only a call that may wait can tell.
-    MayWait,
-}
-
 /// I/O of one shard. Clones are the same ring; `!Send`.
 #[derive(Clone)]
 pub struct Ring(Rc<RingInner>);
@@ -142,6 +69,7 @@ struct RingInner {
     relay: Relay,
     /// For streams on which every call may wait. Not the ring: it would make the loop's thread wait.
     waiting: Pool,
+    ledger: Rc<Ledger>,
 }
 
 enum Backend {
@@ -168,6 +96,7 @@ impl Ring {
             streams: semaphore(STREAM_OPERATIONS),
             relay: Relay::default(),
             waiting: Pool::new("ringlet-stream", STREAM_THREADS),
+            ledger: Rc::default(),
         }))
     }
 
@@ -187,11 +116,21 @@ impl Ring {
     /// Takes over a descriptor for `owner`, who has a share of the operations under way: half of
     /// [`Ring::capacity`], or [`FILE_THREADS_PER_OWNER`] on the epoll engine. Further ones wait, in their order.
     pub fn file_of(&self, owner: &Owner, fd: impl Into<OwnedFd>) -> RingFile {
+        self.owned(owner, fd.into(), true)
+    }
+
+    /// As [`Ring::file_of`], for a file that was opened with `O_DIRECT`.
+    pub fn direct_file_of(&self, owner: &Owner, fd: impl Into<OwnedFd>) -> RingFile {
+        self.owned(owner, fd.into(), false)
+    }
+
+    fn owned(&self, owner: &Owner, fd: OwnedFd, cached: bool) -> RingFile {
         let most = match self.0.backend {
             Backend::Uring(_) => (self.0.file_operations / 2).max(1),
             Backend::Epoll { .. } => FILE_THREADS_PER_OWNER,
         };
-        RingFile::with(fd.into(), Some(owner.file_operations(|| semaphore(most))))
+        let share = owner.file_operations(|| semaphore(most));
+        RingFile::with(fd, Some(Claim { owner: owner.clone(), share }), cached)
     }
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer at the end of the file.
@@ -359,7 +298,11 @@ impl Ring {
         let request = Request { fd: Arc::clone(&file.0.fd), memory, start, kind, places };
         match (&self.0.backend, sort) {
             (_, Sort::Stream) => self.0.waiting.submit(request).await,
-            (Backend::Uring(in_flight), Sort::File) => in_flight.submit(request).await,
+            (Backend::Uring(in_flight), Sort::File) => {
+                let bytes = if file.0.cached { request.bytes() } else { 0 };
+                self.0.ledger.note(file.0.claim.as_ref().map(|claim| &claim.owner), bytes);
+                in_flight.submit(request).await
+            }
             (Backend::Epoll { files }, Sort::File) => files.submit(request).await,
         }
     }
@@ -371,8 +314,8 @@ impl Ring {
             Sort::File => &self.0.files,
             Sort::Stream => &self.0.streams,
         };
-        let owner = match (&file.0.share, sort) {
-            (Some(share), Sort::File) => Some(Arc::clone(share).acquire_owned().await.ok()?),
+        let owner = match (&file.0.claim, sort) {
+            (Some(claim), Sort::File) => Some(Arc::clone(&claim.share).acquire_owned().await.ok()?),
             _ => None,
         };
         Some(Places { _shard: Arc::clone(permits).acquire_owned().await.ok()?, _owner: owner })
@@ -387,6 +330,11 @@ impl Ring {
     /// Waits until no operation on a file is under way (those on streams may never end).
     pub(crate) async fn idle(&self) {
         let _ = self.0.files.acquire_many(self.0.file_operations).await;
+    }
+
+    /// Where it is noted what the next park submits.
+    pub(crate) fn ledger(&self) -> Rc<Ledger> {
+        Rc::clone(&self.0.ledger)
     }
 
     /// Ends the pools' threads.

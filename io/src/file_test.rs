@@ -1,11 +1,13 @@
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
 use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
 use rustix::pipe::pipe;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 

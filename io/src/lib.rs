@@ -6,6 +6,7 @@ pub mod ram;
 
 mod budget;
 mod buffers;
+mod charge;
 mod clock;
 pub mod disk;
 pub mod doorbell;
@@ -13,6 +14,7 @@ mod engine;
 mod epoll;
 mod executor;
 mod file;
+mod hold;
 mod irq;
 mod lease;
 pub mod limiter;
@@ -21,6 +23,7 @@ mod nowait;
 mod operation;
 mod owner;
 mod ring;
+mod ring_file;
 mod shard;
 mod task;
 #[cfg(test)]
@@ -36,11 +39,12 @@ pub use engine::{
     Engine, EngineChoice, EngineError, EngineKind, UnknownEngine, UringUnavailable, probe_uring, select,
 };
 pub use file::{BufResult, FILE_THREADS, FILE_THREADS_PER_OWNER, Ring, RingFile, STREAM_THREADS};
+pub use hold::{Bound, Hold};
 pub use irq::InterruptLine;
 pub use lease::{GuestRange, Lease, LeaseUse, MAX_PIECES};
 pub use limiter::{Cost, CostKind, Gate, Limiter, LimiterSeed};
 pub use operation::Allocation;
-pub use owner::Owner;
+pub use owner::{Draining, Owner};
 pub use ram::{Backing, GuestMemory, GuestRam, PAGE_SIZE, RamError, RamRegion};
 pub use shard::{Service, Shard, ShardConfig, ShardContext, ShardError, ShardSender};
 pub use task::{JoinError, JoinResult, Task};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::lease::Lease;
+use crate::lease::{Lease, MAX_TRANSFER};
 
 /// The offset that means "at the stream's own position".
 pub(crate) const CURRENT_POSITION: u64 = u64::MAX;
@@ -90,6 +90,18 @@ pub(crate) struct Request {
     pub(crate) start: usize,
     pub(crate) kind: Kind,
     pub(crate) places: Places,
+}
+
+impl Request {
+    /// Most bytes that it moves.
+    pub(crate) fn bytes(&self) -> u64 {
+        let (Kind::Read(_) | Kind::Write(_)) = self.kind else { return 0 };
+        let start = self.start as u64;
+        match &self.memory {
+            Memory::Ours(buf) => (buf.len() as u64).saturating_sub(start),
+            Memory::Guest(lease) => lease.len().saturating_sub(start).min(MAX_TRANSFER),
+        }
+    }
 }
 
 /// The operation's place among those under way: on the shard, and among those of its owner.

@@ -13,7 +13,9 @@ use ringlet_metrics::{LimiterSource, VmMetrics};
 use tokio::sync::Semaphore;
 
 use crate::buffers::Buffers;
+use crate::hold::Hold;
 use crate::limiter::{Level, Member, Shared};
+use crate::timer::Timer;
 
 /// Who is charged for the time that a task spends on the shard, and whose budget per turn it uses.
 ///
@@ -34,6 +36,9 @@ struct Inner {
     levels: RefCell<Vec<(Box<str>, Level)>>,
     /// Its place among the VMs of its tenant.
     member: OnceCell<Member>,
+    hold: Hold,
+    /// How many wait for the end of what was begun.
+    draining: Cell<u32>,
 }
 
 /// What an owner has left in one turn.
@@ -53,15 +58,21 @@ impl Owner {
 
     /// As [`Self::new`], of a VM that has this account of what the host buffers for it.
     pub fn with_buffers(metrics: Arc<VmMetrics>, buffers: Buffers) -> Self {
-        Self::with(Some(metrics), buffers)
+        Self::limited(metrics, buffers, Hold::default())
+    }
+
+    /// As [`Self::with_buffers`], and nothing is begun for it beyond `hold`, which is in the terms of
+    /// `metrics.shard_busy_nanos`.
+    pub fn limited(metrics: Arc<VmMetrics>, buffers: Buffers, hold: Hold) -> Self {
+        Self::with(Some(metrics), buffers, hold)
     }
 
     /// The shard itself, for housekeeping that belongs to no VM.
     pub fn shard() -> Self {
-        Self::with(None, Buffers::unlimited())
+        Self::with(None, Buffers::unlimited(), Hold::default())
     }
 
-    fn with(metrics: Option<Arc<VmMetrics>>, buffers: Buffers) -> Self {
+    fn with(metrics: Option<Arc<VmMetrics>>, buffers: Buffers, hold: Hold) -> Self {
         Self(Rc::new(Inner {
             metrics,
             buffers,
@@ -71,6 +82,8 @@ impl Owner {
             files: OnceCell::new(),
             levels: RefCell::default(),
             member: OnceCell::new(),
+            hold,
+            draining: Cell::new(0),
         }))
     }
 
@@ -84,20 +97,53 @@ impl Owner {
         &self.0.buffers
     }
 
-    /// Time that was charged in this turn so far.
+    /// True if both are the same owner.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Time that its tasks took in this turn so far.
     pub(crate) fn used(&self, turn: u64) -> Duration {
         let (recent, nanos) = self.0.recent.get();
         Duration::from_nanos(if recent == turn { nanos } else { 0 })
     }
 
-    pub(crate) fn charge(&self, turn: u64, nanos: u64) {
+    /// Its tasks took `real` nanoseconds of a turn, and `cpu` nanoseconds of the thread's CPU time.
+    pub(crate) fn charge(&self, turn: u64, real: u64, cpu: u64) {
         let (recent, used) = self.0.recent.get();
-        let used = if recent == turn { used.saturating_add(nanos) } else { nanos };
+        let used = if recent == turn { used.saturating_add(real) } else { real };
         self.0.recent.set((turn, used));
-        self.0.busy.set(self.0.busy.get().saturating_add(nanos));
+        self.0.busy.set(self.0.busy.get().saturating_add(cpu));
         if let Some(metrics) = &self.0.metrics {
-            metrics.shard_busy_nanos.add(nanos);
+            metrics.shard_busy_nanos.add(cpu);
         }
+    }
+
+    /// While this lives, what was begun for the owner goes on though it is held: somebody waits for the end of it.
+    pub fn drain(&self) -> Draining {
+        self.0.draining.set(self.0.draining.get().saturating_add(1));
+        self.0.hold.wake();
+        Draining(self.clone())
+    }
+
+    /// True unless it has to be asked how far the event loop may go.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.0.hold.is_set()
+    }
+
+    /// Waits until something new may be begun for it.
+    pub(crate) async fn may_begin(&self, timer: &Timer) {
+        self.0.hold.passed(timer, || self.charged(), || false).await;
+    }
+
+    /// Waits until something that was begun may go on.
+    pub(crate) async fn may_go_on(&self, timer: &Timer) {
+        self.0.hold.passed(timer, || self.charged(), || self.0.draining.get() > 0).await;
+    }
+
+    /// As those know who keep its account.
+    fn charged(&self) -> u64 {
+        self.0.metrics.as_ref().map_or(self.busy_nanos(), |metrics| metrics.shard_busy_nanos.get())
     }
 
     /// Gives the owner a level of limits called `name`, whose numbers are exposed from then on.
@@ -131,6 +177,17 @@ impl Owner {
 
     pub(crate) fn share(&self) -> &RefCell<Share> {
         &self.0.share
+    }
+}
+
+/// Somebody waits for the end of what was begun for an owner.
+#[derive(Debug)]
+#[must_use = "it ends when it is dropped"]
+pub struct Draining(Owner);
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.0.0.draining.set(self.0.0.draining.get().saturating_sub(1));
     }
 }
 

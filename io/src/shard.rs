@@ -234,7 +234,7 @@ struct ContextInner {
 
 impl ShardContext {
     fn new(config: &ShardConfig, ring: Ring) -> io::Result<Self> {
-        let executor = Rc::new(Executor::new(Arc::clone(&config.metrics))?);
+        let executor = Rc::new(Executor::new(Arc::clone(&config.metrics), ring.ledger())?);
         Ok(Self(Rc::new(ContextInner { executor, ring, timer: Timer::new()?, index: config.index })))
     }
 
@@ -270,7 +270,7 @@ impl ShardContext {
 
     /// A new task's claim on `owner`'s requests per turn.
     pub fn budget(&self, owner: &Owner) -> Budget {
-        Budget::new(owner.clone(), Rc::clone(&self.0.executor))
+        Budget::new(owner.clone(), Rc::clone(&self.0.executor), self.0.timer.clone())
     }
 
     /// Waits for the next turn, after every other ready task and the I/O driver had theirs.

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::charge::thread_nanos;
 use crate::task::JoinError;
 use crate::testing::*;
 
@@ -170,9 +171,10 @@ fn polls_are_charged_to_the_shard_and_the_owner(engine: EngineKind) {
         let owner = Owner::new(vm_too);
         let timer = cx.timer().clone();
         let task = cx.spawn(&owner, async move {
-            for _ in 0..3 {
-                // The time that is charged.
-                thread::sleep(Duration::from_millis(5));
+            // Of the first it is not known that it took a CPU.
+            for _ in 0..4 {
+                let begun = thread_nanos();
+                while thread_nanos() - begun < 5_000_000 {}
                 // Waiting is not charged.
                 timer.sleep(Duration::from_millis(20)).await;
             }

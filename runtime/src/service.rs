@@ -35,7 +35,8 @@ impl Service for VmService {
     fn command(&mut self, cx: &ShardContext, parts: Box<VmParts>) {
         self.vms.retain(|vm| !vm.life.is_finished());
         let VmParts { task, serial, devices, console, commands } = *parts;
-        let owner = Owner::with_buffers(serial.metrics.clone(), task.buffers.account().clone());
+        let (buffers, hold) = (task.buffers.account().clone(), task.machine.cpu.hold().clone());
+        let owner = Owner::limited(serial.metrics.clone(), buffers, hold);
         let pumps = Pumps::start(serial, console, cx, &owner);
         let devices = Devices::start(devices, cx, &owner);
         let life = cx.spawn(&owner, task.run(cx.clone(), pumps, devices));

@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use ringlet_io::{
-    Backing, Buffers, EngineKind, GuestRam, InterruptLine, LimiterSeed, Owner, Service, Shard, ShardConfig,
-    ShardContext,
+    Backing, Buffers, EngineKind, GuestRam, Hold, InterruptLine, LimiterSeed, Owner, Service, Shard,
+    ShardConfig, ShardContext,
 };
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, Registry, VmInfo, VmMetrics};
 
@@ -87,6 +87,7 @@ pub struct Rig {
     log: Arc<GuestLog>,
     pub(super) line: InterruptLine,
     woken: Arc<Woken>,
+    pub(super) hold: Hold,
     shard: Option<Shard<Run>>,
 }
 
@@ -143,7 +144,8 @@ impl Rig {
         let shard_metrics = registry.register_shard(0, engine.as_str());
         let shard = Shard::spawn(ShardConfig::new(0, engine, shard_metrics), |_| Host::default()).unwrap();
         let line = InterruptLine::new().unwrap();
-        let place = Place { ram, vm, metrics, log, line, woken: Arc::default(), shard };
+        let (woken, hold) = (Arc::default(), Hold::default());
+        let place = Place { ram, vm, metrics, log, line, woken, hold, shard };
         place.put(subject, (limiter, buffers), drain_deadline, state)
     }
 
@@ -161,7 +163,7 @@ impl Rig {
             }
         });
         let shard = self.shard.take().expect("a shard");
-        let Self { ram, vm, metrics, log, line, woken, .. } = &self;
+        let Self { ram, vm, metrics, log, line, woken, hold, .. } = &self;
         let _ = line.take_pending();
         let place = Place {
             ram: ram.clone(),
@@ -170,6 +172,7 @@ impl Rig {
             log: Arc::clone(log),
             line: line.clone(),
             woken: Arc::clone(woken),
+            hold: hold.clone(),
             shard,
         };
         place.put(subject, (LimiterSeed::unlimited(), Buffers::unlimited()), DRAIN_DEADLINE, restored)
@@ -363,6 +366,7 @@ struct Place {
     log: Arc<GuestLog>,
     line: InterruptLine,
     woken: Arc<Woken>,
+    hold: Hold,
     shard: Shard<Run>,
 }
 
@@ -374,7 +378,7 @@ impl Place {
         drain_deadline: Duration,
         state: Option<VirtioState>,
     ) -> Rig {
-        let Self { ram, vm, metrics, log, line, woken, shard } = self;
+        let Self { ram, vm, metrics, log, line, woken, hold, shard } = self;
         let ioapic = Arc::new(Ioapic::new());
         let wake = Arc::clone(&woken);
         let identity = subject.identity.clone();
@@ -398,16 +402,15 @@ impl Place {
         if let Some(state) = state {
             seed.restore(state).unwrap();
         }
-        let payer = Arc::clone(&vm);
+        let (payer, held) = (Arc::clone(&vm), hold.clone());
         let start: Run = Box::new(move |cx, host| {
-            let owner = Owner::with_buffers(payer, buffers);
+            let owner = Owner::limited(payer, buffers, held);
             host.worker = Some(std::rc::Rc::new(seed.run(cx, &owner)));
         });
         assert!(shard.send(start).is_ok(), "the shard takes commands");
         let mut bus = Bus::new(BusKind::Mmio);
-        let base = Rig::BASE;
-        bus.insert(base, MmioTransport::LEN, Arc::clone(&transport) as Arc<dyn BusDevice>).unwrap();
-        Rig { ram, transport, vm, metrics, identity, bus, log, line, woken, shard: Some(shard) }
+        bus.insert(Rig::BASE, MmioTransport::LEN, Arc::clone(&transport) as Arc<dyn BusDevice>).unwrap();
+        Rig { ram, transport, vm, metrics, identity, bus, log, line, woken, hold, shard: Some(shard) }
     }
 }
 

@@ -1,5 +1,8 @@
 //! What a driver does with a device: from reset to requests.
 
+use std::time::Duration;
+
+use ringlet_io::{Bound, MonoTime};
 use ringlet_metrics::GuestErrorKind;
 
 use super::driver::{Buffer, DriverQueue, Used};
@@ -7,6 +10,20 @@ use super::rig::{Rig, wait_until};
 use crate::virtio::spec::{feature, register, status};
 
 impl Rig {
+    /// The VM has no CPU time for its devices from now on.
+    pub fn take_cpu_time(&self) {
+        let hour = Duration::from_secs(3600);
+        let renewed_at = MonoTime::now() + hour;
+        self.hold.set(Some(Bound { nanos: 0, renewed_at, quota: hour, period: hour }));
+    }
+
+    /// It has all that it wants again.
+    pub fn give_cpu_time(&self) {
+        self.hold.set(None);
+        let hold = self.hold.clone();
+        self.on_shard(|_| async move { hold.wake() });
+    }
+
     /// How many errors of a kind the guest has made.
     pub fn errors(&self, kind: GuestErrorKind) -> u64 {
         self.vm.guest_errors.get(kind)

@@ -116,7 +116,7 @@ impl Ordered {
     pub(crate) async fn offered(&self, doorbell: &mut DoorbellListener) -> Result<Chain, QueueError> {
         loop {
             // Spent before the chain is copied: a look at the ring costs time too.
-            self.budget.spend().await;
+            self.budget.begin().await;
             if let Some(chain) = self.queue.borrow_mut().peek()? {
                 return Ok(chain);
             }
@@ -167,9 +167,9 @@ impl Ordered {
         output.map_err(|error| QueueError::Ring(error.to_string()))
     }
 
-    /// Spends one more request of this turn. Cancel-safe.
+    /// Spends one more request of this turn, when the VM may begin one. Cancel-safe.
     pub(crate) async fn spend(&self) {
-        self.budget.spend().await;
+        self.budget.begin().await;
     }
 
     /// Gives the chain that was offered last back to the driver.

@@ -269,7 +269,7 @@ impl<H: RequestHandler> Serving<H> {
         let mut rung = false;
         let chain = loop {
             // Spent before the chain is copied: a look at the ring costs time too.
-            self.budget.spend().await;
+            self.budget.begin().await;
             let offered = self.queue.borrow_mut().peek()?;
             if rung {
                 doorbell.was_worth_it(offered.is_some());

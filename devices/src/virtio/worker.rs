@@ -361,6 +361,7 @@ impl Worker {
                 left.push(index);
             }
         }
+        let _goes_on = self.owner.drain();
         let mut states = Vec::with_capacity(left.len());
         let mut deadline = pin!(self.cx.timer().sleep(self.drain_deadline));
         while !draining.is_empty() {

@@ -1,9 +1,13 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::*;
+use crate::buffers::Buffers;
+use crate::clock::MonoTime;
 use crate::engine::EngineKind;
+use crate::hold::{Bound, Hold};
 use crate::lease::{GuestRange, LeaseUse};
 use crate::ram::{Backing, GuestRam};
 use crate::testing::*;
@@ -18,6 +22,8 @@ on_both_engines!(
     a_size_that_no_disk_can_have_is_refused,
     a_long_read_of_nothing_lets_others_go_on,
     sec_02_many_long_reads_have_no_more_of_a_turn_than_one,
+    sec_02_what_is_copied_in_a_turn_is_bounded_whatever_is_under_way,
+    sec_02_what_was_begun_waits_for_cpu_time_unless_it_is_drained,
 );
 
 const MIB: u64 = 1 << 20;
@@ -224,6 +230,53 @@ fn sec_02_many_long_reads_have_no_more_of_a_turn_than_one(engine: EngineKind) {
         let turns = cx.turn() - before;
         assert!(turns >= 14, "16 MiB in {turns} turns");
     });
+}
+
+/// The kernel copies on the loop's thread what its page cache has.
+fn sec_02_what_is_copied_in_a_turn_is_bounded_whatever_is_under_way(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        let (ram, owner) = (ram(), Owner::new(vm_metrics()));
+        let disk = memory(64 * MIB).attach(&cx, &owner, || ()).unwrap();
+        let before = cx.turn();
+        let reads = (0..64).map(|which| {
+            let (lease, disk) = (lease(&ram, 0, MIB, LeaseUse::Target), Rc::clone(&disk));
+            cx.spawn(&owner, async move { disk.read(lease, which * MIB).await.0.unwrap() })
+        });
+        for read in reads.collect::<Vec<_>>() {
+            read.await.unwrap();
+        }
+        let turns = cx.turn() - before;
+        assert!(turns >= 50, "64 MiB in {turns} turns");
+    });
+}
+
+/// A request longer than one operation, of an owner without CPU time for the next hour.
+fn sec_02_what_was_begun_waits_for_cpu_time_unless_it_is_drained(engine: EngineKind) {
+    for source in [memory(MIB), null(MIB)] {
+        on_shard(engine, |cx| async move {
+            let hold = Hold::default();
+            let owner = Owner::limited(vm_metrics(), Buffers::unlimited(), hold.clone());
+            let (ram, disk) = (ram(), source.attach(&cx, &owner, || ()).unwrap());
+            let hour = Duration::from_secs(3600);
+            let bound = Bound { nanos: 0, renewed_at: MonoTime::now() + hour, quota: hour, period: hour };
+            for lift in [true, false] {
+                hold.set(Some(bound));
+                let (lease, disk) = (lease(&ram, 0, MIB, LeaseUse::Target), Rc::clone(&disk));
+                let read = cx.spawn(&owner, async move { disk.read(lease, 0).await.0.unwrap() });
+                for _ in 0..50 {
+                    cx.next_turn().await;
+                }
+                assert!(!read.is_finished());
+                let draining = (!lift).then(|| owner.drain());
+                if lift {
+                    hold.set(None);
+                    hold.wake();
+                }
+                read.await.unwrap();
+                drop(draining);
+            }
+        });
+    }
 }
 
 #[test]

@@ -18,12 +18,14 @@ use super::open::{Alignment, DiskFile, check_size};
 use super::{Disk, DiskFuture, DiskInfo, check, check_change};
 use crate::budget::Budget;
 use crate::file::{Ring, RingFile};
-use crate::lease::Lease;
+use crate::lease::{Lease, MAX_TRANSFER};
 use crate::operation::{Allocation, Kind};
 use crate::owner::Owner;
 use crate::shard::ShardContext;
 use crate::vectored::LeaseResult;
 
+/// Bytes that one of the owner's requests per turn buys where the kernel copies them on the loop's thread.
+const COPIED: u64 = 16 << 10;
 /// What I/O through the page cache asks for.
 pub(super) const UNALIGNED: Alignment = Alignment { memory: 1, offset: 1 };
 
@@ -42,8 +44,8 @@ pub(super) struct FileDisk {
     zero_range: Cell<bool>,
     bounces: Bounces,
     on_bounce: Box<dyn Fn()>,
-    /// Pays for what a request does after its first operation, so that a long one has no more of a turn than many
-    /// short ones.
+    /// Pays for what a request does beyond its first [`COPIED`] bytes, so that a long one has no more of a turn than
+    /// many short ones.
     budget: Budget,
     /// Held alone by what reads blocks to write parts of them, and shared by what writes.
     blocks: RwLock<()>,
@@ -53,23 +55,21 @@ impl FileDisk {
     pub(super) fn new(cx: &ShardContext, owner: &Owner, file: DiskFile, on_bounce: Box<dyn Fn()>) -> Self {
         let DiskFile { fd, path, info, direct, block_device } = file;
         let alignment = direct.unwrap_or(UNALIGNED);
-        Self { path, alignment, block_device, on_bounce, ..Self::in_memory_with(cx, owner, fd, info, false) }
+        let file = match direct {
+            Some(_) => cx.ring().direct_file_of(owner, fd),
+            None => cx.ring().file_of(owner, fd),
+        };
+        Self { path, alignment, block_device, on_bounce, ..Self::on(cx, owner, file, info, false) }
     }
 
     /// A disk on a memfd.
     pub(super) fn in_memory(cx: &ShardContext, owner: &Owner, memfd: OwnedFd, info: DiskInfo) -> Self {
-        Self::in_memory_with(cx, owner, memfd, info, true)
+        Self::on(cx, owner, cx.ring().file_of(owner, memfd), info, true)
     }
 
-    fn in_memory_with(
-        cx: &ShardContext,
-        owner: &Owner,
-        fd: OwnedFd,
-        info: DiskInfo,
-        in_memory: bool,
-    ) -> Self {
+    fn on(cx: &ShardContext, owner: &Owner, file: RingFile, info: DiskInfo, in_memory: bool) -> Self {
         Self {
-            file: cx.ring().file_of(owner, fd),
+            file,
             ring: cx.ring().clone(),
             path: PathBuf::from("memory"),
             info,
@@ -191,12 +191,13 @@ impl FileDisk {
         io::Error::new(io::ErrorKind::UnexpectedEof, text)
     }
 
-    /// Waits for a share of a turn for what follows the first `done` bytes of a request; for those, it was spent
-    /// when the request was taken.
-    async fn go_on(&self, done: u64) {
-        if done > 0 {
-            self.budget.spend().await;
-        }
+    /// Waits for a share of a turn for the next operation of a request of `len` bytes, after the first `done`. Some was
+    /// spent when the request was taken.
+    async fn go_on(&self, done: u64, len: u64) {
+        let next = len.saturating_sub(done).min(MAX_TRANSFER);
+        let pieces = if self.alignment == UNALIGNED { next.div_ceil(COPIED) } else { 1 };
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+        self.budget.go_on(pieces.saturating_sub(u32::from(done == 0))).await;
     }
 
     async fn read_all(&self, mut lease: Lease, offset: u64) -> LeaseResult<()> {
@@ -206,7 +207,7 @@ impl FileDisk {
         }
         let mut done = 0;
         while done < len {
-            self.go_on(done).await;
+            self.go_on(done, len).await;
             let result;
             (result, lease) = self.read_some(lease, done, offset + done).await;
             match result {
@@ -226,7 +227,7 @@ impl FileDisk {
         }
         let mut done = 0;
         while done < len {
-            self.go_on(done).await;
+            self.go_on(done, len).await;
             let result;
             (result, lease) = self.write_some(lease, done, offset + done).await;
             match result {
@@ -282,7 +283,7 @@ impl FileDisk {
     async fn zero_by_writing(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut done = 0;
         while done < len {
-            self.go_on(done).await;
+            self.go_on(done, len).await;
             let span = Span::new(offset + done, (len - done).min(PIECE), self.alignment);
             let zero = |part: &mut [u8]| {
                 part.fill(0);

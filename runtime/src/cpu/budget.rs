@@ -102,6 +102,11 @@ impl Budget {
         self.stand(used)
     }
 
+    /// What may still be used before as much as a whole quota is owed.
+    pub(crate) fn room(&self) -> u64 {
+        self.granted.saturating_add(self.max.quota).saturating_sub(self.seen.used)
+    }
+
     pub(crate) fn max(&self) -> Max {
         self.max
     }

@@ -33,7 +33,10 @@ impl CpuLimiter {
         }
         // Whoever runs or waits looks again under the new limit, and whoever is parked before it enters the guest.
         self.until.store(LOOK_AGAIN, Ordering::SeqCst);
+        // And until somebody has looked, the event loop goes on.
+        self.hold.set(None);
         drop(state);
+        self.hold.wake();
         self.vcpus.iter().for_each(|vcpu| vcpu.nudge());
         Ok(())
     }

@@ -195,3 +195,21 @@ fn a_weight_that_not_all_threads_take_none_has() {
     });
     assert_eq!(tried.join().unwrap(), (true, 50, weight::nice_from(0, 50)));
 }
+
+/// As long as it owes more than a quota, its devices' queues are left alone, too.
+#[test]
+fn sec_02_what_a_vm_owes_holds_its_devices() {
+    on_both_engines(|host| {
+        let seen = Seen::launch(&host, &spin().limits(fifth()));
+        let (limiter, metrics) = (&seen.machine.cpu, seen.vm.metrics());
+        let held = || limiter.hold().until(metrics.shard_busy_nanos.get());
+        eventually("it is throttled now and then", || metrics.cpu_throttled_periods.get() >= 2);
+        assert_eq!(held(), None, "it owes less");
+        metrics.shard_busy_nanos.add(HOUR);
+        let later = MonoTime::now() + Duration::from_secs(600);
+        eventually("it is held for long", || held().is_some_and(|until| until > later));
+        block_on(seen.vm.set_limits(LimitsConfig::default())).unwrap();
+        assert_eq!(held(), None);
+        assert_eq!(*block_on(seen.vm.stop()), Outcome::Stopped);
+    });
+}

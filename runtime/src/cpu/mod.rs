@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use ringlet_io::{Bound, Hold, MonoTime};
 use ringlet_metrics::VmMetrics;
 use tokio::sync::Notify;
 
@@ -42,12 +43,16 @@ pub(crate) const LOCKED: Duration = Duration::from_micros(200);
 pub(crate) struct CpuLimiter {
     /// Moments are nanoseconds since this.
     origin: Instant,
+    /// The same on the event loop's clock.
+    mono: MonoTime,
     /// Until when the VM is throttled; 0 if it is not, [`LOOK_AGAIN`] if nobody has looked yet.
     until: AtomicU64,
     /// When the event loop is to look; 0: not at all.
     watch: AtomicU64,
     state: Mutex<State>,
     vcpus: Box<[Arc<VcpuControl>]>,
+    /// How far the event loop may go for the VM until somebody looks again.
+    hold: Hold,
     /// Rung when the event loop is to look.
     bell: Arc<Notify>,
     metrics: Arc<VmMetrics>,
@@ -102,10 +107,12 @@ impl CpuLimiter {
         };
         Self {
             origin: Instant::now(),
+            mono: MonoTime::now(),
             until: AtomicU64::new(0),
             watch: AtomicU64::new(0),
             state: Mutex::new(state),
             vcpus: vcpus.into(),
+            hold: Hold::default(),
             bell,
             metrics,
         }
@@ -194,8 +201,10 @@ impl CpuLimiter {
         go_on: impl FnOnce(&mut State, Left),
     ) -> bool {
         let now = self.now();
-        let standing = state.charge(now, self.shard_nanos());
+        let shard = self.shard_nanos();
+        let standing = state.charge(now, shard);
         state.tell(&self.metrics);
+        self.hold.set(self.bound(&state, shard, standing));
         let Some(Standing::Throttled { until }) = standing else {
             self.until.store(0, Ordering::SeqCst);
             if let Some(Standing::Left { nanos, period_end }) = standing {
@@ -214,6 +223,24 @@ impl CpuLimiter {
             others.for_each(|(_, vcpu)| vcpu.nudge());
         }
         true
+    }
+
+    /// What the event loop may use for the VM before somebody looks again: what is left, and as much as a quota of debt.
+    fn bound(&self, state: &State, shard: u64, standing: Option<Standing>) -> Option<Bound> {
+        let budget = &state.enforced.as_ref()?.budget;
+        let (Standing::Left { period_end: at, .. } | Standing::Throttled { until: at }) = standing?;
+        let Max { quota, period } = budget.max();
+        Some(Bound {
+            nanos: shard.saturating_add(budget.room()),
+            renewed_at: self.mono + Duration::from_nanos(at),
+            quota: Duration::from_nanos(quota),
+            period: Duration::from_nanos(period),
+        })
+    }
+
+    /// What the event loop looks at before it begins something for the VM.
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// The moment until which a vCPU has to wait; `None` if it may look again.

@@ -13,6 +13,31 @@ use crate::virtio::{DeviceState, VirtioState, WorkerError};
 /// How many requests are in flight where some must be.
 const SOME: u64 = 3;
 
+/// What the driver offers meanwhile stays its own.
+pub fn sec_02_without_cpu_time_nothing_is_begun_and_nothing_waits_for_that(
+    engine: EngineKind,
+    subject: MakeSubject,
+) {
+    let bench = Bench::new(engine, subject);
+    let rig = &bench.rig;
+    let mut queue = bench.up();
+    bench.serve(&mut queue, 0);
+    rig.take_cpu_time();
+    bench.ask(&mut queue, 1);
+    rig.settle();
+    assert_eq!(queue.used_index(), 1, "it waits");
+    rig.suspend().unwrap();
+    rig.resume().unwrap();
+    rig.write(register::STATUS, 0);
+    assert_eq!(queue.used_index(), 1);
+    let mut queue = bench.up();
+    let head = bench.ask(&mut queue, 2);
+    rig.settle();
+    assert_eq!(queue.used_index(), 0, "it waits again");
+    rig.give_cpu_time();
+    assert_eq!(rig.used(&mut queue).head, head);
+}
+
 /// A chain that was only peeked is still the driver's.
 pub fn sec_08_a_reset_takes_back_what_waits_for_admission(engine: EngineKind, subject: MakeSubject) {
     let (bench, gate) = Bench::gated(engine, subject);

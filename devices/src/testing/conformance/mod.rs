@@ -166,6 +166,7 @@ macro_rules! virtio_conformance {
             sec_07_indirect_chains_that_were_not_negotiated_break_the_queue,
             sec_07_an_impossible_available_index_breaks_the_queue,
             sec_07_a_chain_that_is_offered_twice_breaks_the_queue,
+            sec_02_without_cpu_time_nothing_is_begun_and_nothing_waits_for_that,
             sec_08_a_reset_takes_back_what_waits_for_admission,
             sec_08_a_reset_waits_for_what_is_in_flight,
             sec_08_a_queue_reset_waits_for_what_is_in_flight,
