@@ -2,7 +2,7 @@
 //!
 //! Time is read from the monotonic clock, which takes no system call, and counts as CPU time unless so much of it went
 //! by that the thread may have been kept from its CPU. Then its CPU clock decides, which is a system call (0.2 µs to
-//! 1.5 µs) and has to be read before as well. So it is read where something took long the last time, where much was
+//! 0.6 µs) and has to be read before as well. So it is read where something took long the last time, where much was
 //! submitted, and else at random: what is measured of some parks stands for all of them.
 //!
 //! Owns what was submitted since the last park, because a park is when the kernel copies what is in its page cache.
@@ -20,9 +20,10 @@ use crate::owner::Owner;
 pub(crate) const LONG: u64 = 100_000;
 /// A task whose poll took long is measured from then on, until the next of so many short polls on average.
 const SUSPECTED: u64 = 16;
-/// Of the parks in which the thread may have slept, one of so many is measured, and counts so often.
-const SAMPLE: u64 = 8;
-/// Submissions of this weight are measured in any case: copying them takes far longer than that.
+/// Of the parks in which the thread may have slept, those that submit this much are measured, and of others as many as
+/// submit this much together on average: each then counts as that many.
+const SAMPLE: u64 = 1 << 20;
+/// Of the others, those that submit this much: copying it takes far longer than measuring, and maybe [`LONG`].
 const MUCH: u64 = 256 << 10;
 /// What an operation weighs beside its bytes.
 const OPERATION: u64 = 4 << 10;
@@ -65,13 +66,10 @@ impl Ledger {
 
     /// Divides what a park took, by weight.
     fn divide(&self, turn: u64, took: Took) {
-        let total = self.total.take().max(1);
-        let part = |nanos: u64, weight: u64| {
-            u64::try_from(u128::from(nanos) * u128::from(weight) / u128::from(total)).unwrap_or(nanos)
-        };
+        let total = self.total.take();
         for (owner, weight) in self.entries.borrow_mut().drain(..) {
             if let Some(owner) = owner {
-                owner.charge(turn, part(took.real, weight), part(took.cpu, weight));
+                owner.charge(turn, part_of(took.real, weight, total), part_of(took.cpu, weight, total));
             }
         }
     }
@@ -96,12 +94,11 @@ struct Took {
 
 /// A park that has begun.
 #[derive(Debug, Clone, Copy)]
-struct Park {
-    at: MonoTime,
-    /// There is work left, so the thread does not sleep.
-    busy: bool,
-    /// What the thread had used, if that is measured, and how often it counts.
-    measured: Option<(u64, u64)>,
+enum Park {
+    /// The thread may sleep: measured if something is in it, from this CPU time on. Counts `SAMPLE / weight` times.
+    Idle(Option<(u64, u64)>),
+    /// There is work left, so the thread does not sleep, and others wait. With the CPU time if that is measured.
+    Busy(MonoTime, Option<u64>),
 }
 
 /// The loop's account.
@@ -120,43 +117,53 @@ impl Account {
     /// The thread is about to park; `busy`: and has to come back at once.
     pub(crate) fn begin_park(&self, busy: bool) {
         let weight = self.ledger.total.get();
-        self.park.set((weight > 0).then(|| {
-            let times = match weight {
-                MUCH.. => Some(1),
-                _ if busy || !self.chance(SAMPLE) => None,
-                _ => Some(SAMPLE),
-            };
-            Park { at: MonoTime::now(), busy, measured: times.map(|times| (thread_nanos(), times)) }
-        }));
+        self.park.set(match weight {
+            0 => None,
+            _ if busy => Some(Park::Busy(MonoTime::now(), (weight >= MUCH).then(thread_nanos))),
+            _ if self.random() % SAMPLE < weight => {
+                Some(Park::Idle(Some((thread_nanos(), weight.min(SAMPLE)))))
+            }
+            _ => Some(Park::Idle(None)),
+        });
     }
 
     /// The thread is back, and `turn` begins: charges what was done in the park. Gives what it took.
     pub(crate) fn end_park(&self, now: MonoTime, turn: u64) -> u64 {
-        let Some(Park { at, busy, measured }) = self.park.take() else { return 0 };
-        let real = now.nanos_since(at);
-        let cpu = match measured {
-            Some((before, times)) => real.min(thread_nanos().saturating_sub(before)).saturating_mul(times),
-            None if busy => real.min(LONG),
-            None => 0,
+        let took = match self.park.take() {
+            None => return 0,
+            Some(Park::Idle(None)) => Took::default(),
+            Some(Park::Idle(Some((before, weight)))) => {
+                let used = thread_nanos().saturating_sub(before);
+                Took { real: 0, cpu: part_of(used, SAMPLE, weight) }
+            }
+            Some(Park::Busy(begun, before)) => {
+                let real = now.nanos_since(begun);
+                Took { real, cpu: cpu_time(real, before) }
+            }
         };
-        self.ledger.divide(turn, Took { real: if busy { real } else { 0 }, cpu });
-        cpu
+        self.ledger.divide(turn, took);
+        took.cpu
     }
 
     /// Whether a task is measured that was, after a poll that took `real` nanoseconds.
     pub(crate) fn suspects(&self, suspected: bool, real: u64) -> bool {
-        real > LONG || suspected && !self.chance(SUSPECTED)
+        real > LONG || suspected && !self.random().is_multiple_of(SUSPECTED)
     }
 
-    /// True once in `times`, on average, and at nobody's choice (xorshift64).
-    fn chance(&self, times: u64) -> bool {
+    /// A number at nobody's choice (xorshift64).
+    fn random(&self) -> u64 {
         let mut random = self.random.get();
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         self.random.set(random);
-        random.is_multiple_of(times)
+        random
     }
+}
+
+/// `nanos`, `times` over `of`.
+fn part_of(nanos: u64, times: u64, of: u64) -> u64 {
+    u64::try_from(u128::from(nanos) * u128::from(times) / u128::from(of.max(1))).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
