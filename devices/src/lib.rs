@@ -25,6 +25,7 @@ mod test_util;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod virtio;
+pub mod vsock;
 
 pub use bus::{Action, Bus, BusDevice, BusError, BusKind, Then, Wait};
 pub use cmos::Cmos;

@@ -306,6 +306,17 @@ impl Watch {
         self.fd.try_io(interest, |_| call())
     }
 
+    /// Ready in one direction, as far as is known. The last one to ask in a direction is woken.
+    pub(crate) fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ready = if interest == Interest::WRITABLE {
+            self.fd.poll_write_ready(cx)
+        } else {
+            self.fd.poll_read_ready(cx)
+        };
+        // The guard goes without a word: readiness stays until an attempt finds nothing.
+        ready.map_ok(drop)
+    }
+
     /// Waits until an eventfd's count is not zero, and takes it.
     async fn next_count(&self) -> io::Result<u64> {
         loop {

@@ -14,6 +14,7 @@ mod engine;
 mod epoll;
 mod executor;
 mod file;
+mod helper;
 mod hold;
 mod irq;
 mod lease;
@@ -29,6 +30,7 @@ mod task;
 #[cfg(test)]
 mod testing;
 mod timer;
+pub mod unix;
 mod vectored;
 
 pub use budget::{Budget, REQUESTS_PER_TURN};

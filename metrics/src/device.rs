@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::counter::{Bounds, Counter, Counters, Gauge, Histogram, HistogramSnapshot};
 use crate::escape::label_value;
 use crate::families::MAX_LABEL_BYTES;
-use crate::labels::{DeviceKind, DropReason, RequestKind, RequestStatus};
+use crate::labels::{ConnectionResult, DeviceKind, DropReason, RequestKind, RequestStatus};
 
 /// Bounds for one request of a device: 2 µs to 5 s, in steps of 1, 2, 5 up to 1 ms and coarser above.
 pub static REQUEST_BOUNDS: Bounds = Bounds::new(&[
@@ -51,6 +51,10 @@ pub struct DeviceMetrics {
     pub dropped_bytes: Counter,
     /// Packets that got no further, by reason. Exposed for network interfaces.
     pub dropped_packets: Counters<DropReason>,
+    /// Connections that there are, those that are being made or ended included. Exposed for socket devices.
+    pub connections: Gauge,
+    /// What became of connections that were asked for. Exposed for socket devices.
+    pub connection_results: Counters<ConnectionResult>,
     /// Queues stopped at the driver's request: by a reset of the queue or of the device.
     pub queue_resets: Counter,
     /// Queues that stopped for good because of what the driver wrote into them.
@@ -92,6 +96,8 @@ impl DeviceMetrics {
             bounce_copies: Counter::new(),
             dropped_bytes: Counter::new(),
             dropped_packets: Counters::new(),
+            connections: Gauge::new(),
+            connection_results: Counters::new(),
             queue_resets: Counter::new(),
             broken_queues: Counter::new(),
             kind,
@@ -156,7 +162,7 @@ impl DeviceKind {
             Self::Block => &[Read, Write, Flush, Discard, WriteZeroes, GetId, Other],
             Self::Entropy => &[Entropy, Other],
             Self::Console => &[Receive, Transmit, Other],
-            Self::Net => &[Receive, Transmit, Control, Other],
+            Self::Net | Self::Vsock => &[Receive, Transmit, Control, Other],
         }
     }
 }

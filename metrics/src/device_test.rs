@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{DropReason, Registry, VmInfo, VmMetrics};
+use crate::{ConnectionResult, DropReason, Registry, VmInfo, VmMetrics};
 
 fn vm() -> (Registry, Arc<VmMetrics>) {
     let registry = Registry::new();
@@ -33,7 +33,14 @@ fn every_number_reaches_its_series_in_base_units() {
     console.dropped_bytes.add(11);
     let net = vm.register_device("net0", DeviceKind::Net);
     net.dropped_packets.inc(DropReason::Spoofed);
+    let vsock = vm.register_device("vsock0", DeviceKind::Vsock);
+    vsock.connections.add(12);
+    vsock.connection_results.inc(ConnectionResult::Refused);
     let text = registry.encode();
+    assert_eq!(value(&text, r#"ringlet_device_connections{vm="v",device="vsock0"}"#), 12.0);
+    let refused = r#"ringlet_device_connections_total{vm="v",device="vsock0",result="refused"}"#;
+    assert_eq!(value(&text, refused), 1.0);
+    assert!(!text.contains(r#"ringlet_device_connections{vm="v",device="net0"}"#));
     for (family, labels, expected) in [
         ("device_info", r#"kind="block""#, 1.0),
         ("device_requests_total", r#"kind="read",status="ok""#, 1.0),

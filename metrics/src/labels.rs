@@ -199,6 +199,8 @@ label_set! {
         Console => "console",
         /// A network interface (section 5.1).
         Net => "net",
+        /// A socket device (section 5.10).
+        Vsock => "vsock",
     }
 }
 
@@ -220,11 +222,11 @@ label_set! {
         GetId => "get_id",
         /// Random bytes.
         Entropy => "entropy",
-        /// Input to the guest: bytes of a console, a packet of a network interface.
+        /// Input to the guest: bytes of a console, a packet of a network interface or of a socket's data.
         Receive => "receive",
         /// Output of the guest, likewise.
         Transmit => "transmit",
-        /// Set up a network interface.
+        /// Set up a network interface; a packet of a socket, either way, that has no data.
         Control => "control",
         /// What the device does not know.
         Other => "other",
@@ -259,6 +261,24 @@ label_set! {
         LinkDown => "link_down",
         /// From the guest: the host does not take it.
         Refused => "refused",
+    }
+}
+
+label_set! {
+    /// What became of a connection that somebody asked a socket device for: label `result` of
+    /// `ringlet_device_connections_total`.
+    #[non_exhaustive]
+    ConnectionResult {
+        /// It was made.
+        Established => "established",
+        /// The other side does not want it, or nobody is there.
+        Refused => "refused",
+        /// The guest did not answer.
+        TimedOut => "timed_out",
+        /// The VM has no room for another one.
+        Full => "full",
+        /// The device was reset meanwhile, or the host lacks descriptors.
+        Failed => "failed",
     }
 }
 

@@ -24,6 +24,7 @@ fn every_set_is_dense_distinct_and_snake_case() {
     check::<BootPhase>();
     check::<DeviceKind>();
     check::<DropReason>();
+    check::<ConnectionResult>();
     check::<RequestKind>();
     check::<RequestStatus>();
 }

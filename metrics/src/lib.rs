@@ -50,8 +50,8 @@ pub use escape::Escaped;
 pub use families::{MAX_LABEL_BYTES, RuntimeMetrics, ShardMetrics, VmInfo, VmMetrics};
 pub use guest_log::{GuestLog, MAX_MESSAGE_BYTES, Site, TARGET as GUEST_LOG_TARGET};
 pub use labels::{
-    BootPhase, DeviceKind, DropReason, ExitKind, GuestErrorKind, Label, OutcomeKind, RequestKind,
-    RequestStatus, VmState,
+    BootPhase, ConnectionResult, DeviceKind, DropReason, ExitKind, GuestErrorKind, Label, OutcomeKind,
+    RequestKind, RequestStatus, VmState,
 };
 pub use limiter::{LimiterReading, LimiterSource, LimiterTokens};
 pub use registry::{Registry, RenderError};

@@ -209,6 +209,18 @@ pub(crate) const DEVICE_DROPPED_PACKETS: Spec = spec(
     &["vm", "device", "reason"],
     "Packets of a network interface that got no further, by reason.",
 );
+pub(crate) const DEVICE_CONNECTIONS: Spec = spec(
+    "ringlet_device_connections",
+    GAUGE,
+    DEVICE,
+    "Connections of a socket device, those that are being made or ended included.",
+);
+pub(crate) const DEVICE_CONNECTION_RESULTS: Spec = spec(
+    "ringlet_device_connections_total",
+    COUNTER,
+    &["vm", "device", "result"],
+    "Connections that a socket device was asked for, by what became of them.",
+);
 pub(crate) const DEVICE_RESETS: Spec = spec(
     "ringlet_device_queue_resets_total",
     COUNTER,
@@ -336,7 +348,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 57] = [
+pub(crate) const ALL: [&Spec; 59] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -374,6 +386,8 @@ pub(crate) const ALL: [&Spec; 57] = [
     &DEVICE_BOUNCES,
     &DEVICE_DROPPED,
     &DEVICE_DROPPED_PACKETS,
+    &DEVICE_CONNECTIONS,
+    &DEVICE_CONNECTION_RESULTS,
     &DEVICE_RESETS,
     &DEVICE_BROKEN,
     &LIMITER_OPERATIONS,

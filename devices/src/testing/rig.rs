@@ -133,6 +133,7 @@ impl Rig {
             device_type::CONSOLE => DeviceKind::Console,
             device_type::ENTROPY => DeviceKind::Entropy,
             device_type::NET => DeviceKind::Net,
+            device_type::VSOCK => DeviceKind::Vsock,
             _ => DeviceKind::Block,
         };
         let metrics = vm.register_device(&subject.identity.id, kind);
@@ -143,8 +144,7 @@ impl Rig {
         };
         let shard_metrics = registry.register_shard(0, engine.as_str());
         let shard = Shard::spawn(ShardConfig::new(0, engine, shard_metrics), |_| Host::default()).unwrap();
-        let line = InterruptLine::new().unwrap();
-        let (woken, hold) = (Arc::default(), Hold::default());
+        let (line, woken, hold) = (InterruptLine::new().unwrap(), Arc::default(), Hold::default());
         let place = Place { ram, vm, metrics, log, line, woken, hold, shard };
         place.put(subject, (limiter, buffers), drain_deadline, state)
     }

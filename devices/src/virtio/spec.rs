@@ -26,6 +26,8 @@ pub mod device_type {
     pub const BLOCK: u32 = ids::VIRTIO_ID_BLOCK;
     /// Console device (section 5.3).
     pub const CONSOLE: u32 = ids::VIRTIO_ID_CONSOLE;
+    /// Socket device (section 5.10).
+    pub const VSOCK: u32 = ids::VIRTIO_ID_VSOCK;
     /// Entropy device (section 5.4).
     pub const ENTROPY: u32 = ids::VIRTIO_ID_RNG;
 }

@@ -51,6 +51,11 @@ pub enum DeviceState {
         /// The link, as the driver knows it.
         link_up: bool,
     },
+    /// Socket device (section 5.10). Connections are reset when it is restored, of which the driver is told.
+    Vsock {
+        /// The guest's context ID, as the driver knows it; another one is told with the reset.
+        cid: u64,
+    },
 }
 
 /// Saved queue registers, as the driver wrote them.

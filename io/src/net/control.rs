@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use super::{Offloads, helper::Helper, ioctl, tap::drop_packets};
+use super::{Offloads, ioctl, tap::drop_packets};
+use crate::helper::{Helper, TAPS};
 
 /// What can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Control {
         let settings = Settings { offloads: Offloads::NONE, queues: queues.len() };
         let state =
             State { wanted: settings, applied: settings, asked: 0, done: 0, result: Ok(()), queued: false };
-        let helper = Helper::get()?;
+        let helper = Helper::get(&TAPS)?;
         Ok(Arc::new(Self { queues, state: Mutex::new(state), changed: Notify::new(), helper }))
     }
 

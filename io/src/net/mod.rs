@@ -13,11 +13,10 @@
 
 mod control;
 pub mod framing;
-mod helper;
 mod ioctl;
 mod link;
 mod offloads;
-mod packet;
+pub(crate) mod packet;
 mod socket;
 mod socket_port;
 mod tap;

@@ -1,4 +1,5 @@
-//! One packet between a descriptor and guest RAM: one call, which does not wait and copies nothing in between.
+//! One packet, or a part of a stream, between a descriptor and guest RAM: one call, which does not wait and copies
+//! nothing in between.
 
 #![expect(
     unsafe_code,
@@ -26,7 +27,7 @@ pub(super) enum Channel {
 
 /// Where the pieces of a packet are listed for the kernel; used again for the next packet.
 #[derive(Debug, Default)]
-pub(super) struct Pieces(Vec<libc::iovec>);
+pub(crate) struct Pieces(Vec<libc::iovec>);
 
 impl Pieces {
     /// Reads one packet into the lease's bytes from `from` on, and marks them dirty. Gives its length; `None`: it is
@@ -71,6 +72,33 @@ impl Pieces {
         let result = retry_on_intr(|| self.transmit(fd, channel));
         self.0.clear();
         result.map(drop)
+    }
+
+    /// Receives some bytes of a stream socket into the lease, and marks them dirty; 0 at the end.
+    ///
+    /// # Errors
+    /// What the kernel says; `EAGAIN`: there are none.
+    pub(crate) fn receive_some(&mut self, fd: BorrowedFd<'_>, into: &Lease) -> rustix::io::Result<usize> {
+        self.list(&[], into, 0);
+        let result = retry_on_intr(|| self.receive(fd, Channel::Socket));
+        self.0.clear();
+        match result {
+            Err(Errno::AGAIN) => {}
+            Err(_) => into.written(0, into.len()),
+            Ok(count) => into.written(0, count as u64),
+        }
+        result
+    }
+
+    /// Sends some bytes of the lease to a stream socket.
+    ///
+    /// # Errors
+    /// What the kernel says; `EAGAIN`: not now.
+    pub(crate) fn send_some(&mut self, fd: BorrowedFd<'_>, from: &Lease) -> rustix::io::Result<usize> {
+        self.list(&[], from, 0);
+        let result = retry_on_intr(|| self.transmit(fd, Channel::Socket));
+        self.0.clear();
+        result
     }
 
     fn list(&mut self, head: &[u8], lease: &Lease, from: u64) {

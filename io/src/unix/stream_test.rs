@@ -1,0 +1,113 @@
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::*;
+use crate::engine::EngineKind;
+use crate::lease::GuestRange;
+use crate::ram::{Backing, GuestRam};
+use crate::testing::*;
+
+on_both_engines!(
+    bytes_pass_between_a_socket_and_guest_memory,
+    what_is_full_or_empty_is_told_and_waited_for,
+    each_direction_ends_by_itself,
+    what_was_peeked_is_still_there,
+);
+
+fn ram() -> GuestRam {
+    GuestRam::new(&[(0, 0x10_0000)], Backing::Pages4K).unwrap()
+}
+
+/// A stream, and the other end.
+fn pair() -> (Stream, UnixStream) {
+    let (ours, peer) = UnixStream::pair().unwrap();
+    (Stream::new(ours.into()).unwrap(), peer)
+}
+
+fn lease(ram: &GuestRam, ranges: &[(u64, u32)], use_: LeaseUse) -> Lease {
+    let ranges: Vec<_> = ranges.iter().map(|&(gpa, len)| GuestRange { gpa, len }).collect();
+    ram.lease(&ranges, use_).unwrap()
+}
+
+fn bytes_pass_between_a_socket_and_guest_memory(engine: EngineKind) {
+    on_shard(engine, |_| async {
+        let (ram, (stream, mut peer), mut scratch) = (ram(), pair(), Scratch::default());
+        ram.write(0x1000, b"from the guest").unwrap();
+        let source = lease(&ram, &[(0x1000, 5), (0x1005, 9)], LeaseUse::Source);
+        assert_eq!(stream.send(&mut scratch, &source).unwrap(), Some(14), "before anything is known");
+        let mut bytes = [0; 14];
+        peer.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"from the guest");
+        peer.write_all(b"to the guest").unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        let _ = ram.take_host_dirty();
+        let target = lease(&ram, &[(0x2FFE, 2), (0x5000, 100)], LeaseUse::Target);
+        assert_eq!(stream.receive(&mut scratch, &target).unwrap(), Some(12));
+        assert_eq!(ram.take_host_dirty(), [0x2000, 0x5000], "only what was written");
+        let mut bytes = [0; 11];
+        ram.read(0x5000, &mut bytes).unwrap();
+        assert_eq!(&bytes, b" the guest\0");
+        for wrong in [lease(&ram, &[], LeaseUse::Target), source] {
+            let error = stream.receive(&mut scratch, &wrong).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+    });
+}
+
+fn what_is_full_or_empty_is_told_and_waited_for(engine: EngineKind) {
+    on_shard(engine, |_| async {
+        let (ram, (stream, mut peer), mut scratch) = (ram(), pair(), Scratch::default());
+        let target = lease(&ram, &[(0, 100)], LeaseUse::Target);
+        assert_eq!(stream.receive(&mut scratch, &target).unwrap(), None);
+        let source = lease(&ram, &[(0, 0x1_0000)], LeaseUse::Source);
+        let mut sent = 0;
+        while let Some(count) = stream.send(&mut scratch, &source).unwrap() {
+            sent += count;
+        }
+        let mut bytes = vec![0; sent];
+        peer.read_exact(&mut bytes).unwrap();
+        poll_fn(|cx| stream.poll_writable(cx)).await.unwrap();
+        assert!(stream.send_bytes(b"x").unwrap().is_some());
+        peer.write_all(b"x").unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert_eq!(stream.receive(&mut scratch, &target).unwrap(), Some(1));
+        assert_eq!(stream.receive(&mut scratch, &target).unwrap(), None);
+    });
+}
+
+fn each_direction_ends_by_itself(engine: EngineKind) {
+    on_shard(engine, |_| async {
+        let (stream, mut peer) = pair();
+        stream.end_sending();
+        let mut byte = [0];
+        assert_eq!(peer.read(&mut byte).unwrap(), 0);
+        peer.write_all(b"x").unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert_eq!(stream.receive_bytes(&mut byte, false).unwrap(), Some(1));
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert_eq!(stream.receive_bytes(&mut byte, false).unwrap(), Some(0));
+        let (stream, mut peer) = pair();
+        assert!(!stream.has_hung_up());
+        stream.end_receiving();
+        assert_eq!(peer.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        drop(peer);
+        assert!(stream.has_hung_up());
+        assert!(stream.send_bytes(b"x").is_err());
+    });
+}
+
+fn what_was_peeked_is_still_there(engine: EngineKind) {
+    on_shard(engine, |_| async {
+        let (stream, mut peer) = pair();
+        peer.write_all(b"ab").unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        let mut bytes = [0; 4];
+        assert_eq!(stream.receive_bytes(&mut bytes, true).unwrap(), Some(2));
+        assert_eq!(stream.receive_bytes(&mut bytes[..1], false).unwrap(), Some(1));
+        assert_eq!(stream.receive_bytes(&mut bytes, false).unwrap(), Some(1));
+        assert_eq!(&bytes[..1], b"b");
+        assert_eq!(stream.receive_bytes(&mut bytes, false).unwrap(), None);
+    });
+}
