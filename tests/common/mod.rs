@@ -2,7 +2,9 @@
 //! process itself. Nothing here sleeps to be right.
 #![allow(dead_code, unused_macros, unused_imports, reason = "each test program uses its own part of this")]
 
+pub(crate) mod capture;
 pub(crate) mod guest;
+pub(crate) mod network;
 pub(crate) mod process;
 
 use std::io::Read;
