@@ -14,7 +14,7 @@ use std::process::Command;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The images, as `runtime/src/images.rs` lists them.
-const IMAGES: [&str; 16] = [
+const IMAGES: [&str; 17] = [
     "alloc",
     "blkbench",
     "burst",
@@ -31,6 +31,7 @@ const IMAGES: [&str; 16] = [
     "smp",
     "spin",
     "storm",
+    "vsock-echo",
 ];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Replaces whatever flags the outer build uses, be they from its environment or from a `.cargo/config.toml`.

@@ -42,6 +42,7 @@ pub static IMAGES: &[BundledImage] = &[
     bundled!("smp", "counts on all vCPUs together"),
     bundled!("spin", "counts forever, or to as many millions as its argument says"),
     bundled!("storm", "asks for one thing again and again, as its argument names it; calm: for nothing"),
+    bundled!("vsock-echo", "sends back what comes over vsock, or checks and measures that of the host"),
 ];
 
 /// The bundled image of this name.

@@ -2,7 +2,8 @@
 //!
 //! It owns the machine from the first instruction: both boot entries (PVH and Linux 64-bit), rings, interrupt stubs,
 //! page tables, console, memory, time, further processors, and the ways out; with the feature `virtio` also virtio over
-//! MMIO, with `net` a TCP/IP stack. It has no scheduler and no processes, and touches no device that the program does not ask for.
+//! MMIO, with `net` a TCP/IP stack, with `vsock` stream sockets to the host. It has no scheduler and no processes, and
+//! touches no device that the program does not ask for.
 //!
 //! The program runs in **ring 3** with all of memory and all ports, and reaches ring 0 by `ud2` for the few things
 //! that need it: on KVM backends that interpret ring 0 that is the difference between native speed and a few million
@@ -49,6 +50,8 @@ pub mod sync;
 pub mod time;
 #[cfg(feature = "virtio")]
 pub mod virtio;
+#[cfg(feature = "vsock")]
+pub mod vsock;
 
 use core::arch::global_asm;
 

@@ -5,6 +5,7 @@
 //! of the odd ones every second may be indirect (tables, or no RAM) and the others are only read (anything).
 
 use crate::arena::{Arena, get, put};
+use crate::packet::{self, Shape};
 use crate::random::Random;
 
 pub(crate) const NEXT: u16 = 1;
@@ -64,6 +65,8 @@ pub(crate) struct Target {
     pub(crate) size: u16,
     /// Device type.
     pub(crate) device: u32,
+    /// The guest's address, if it is a socket device.
+    pub(crate) cid: u64,
 }
 
 impl Target {
@@ -78,11 +81,6 @@ impl Target {
         put(address + 8, descriptor.len);
         put(address + 12, descriptor.flags);
         put(address + 14, descriptor.next);
-    }
-
-    /// Whether devices of this type read this queue's chains (or write them). The disk does both.
-    fn device_reads(&self) -> bool {
-        matches!(self.device, 1 | 3 | 19) && self.queue % 2 == 1
     }
 
     fn data(&self, random: &mut Random) -> u64 {
@@ -141,36 +139,58 @@ impl Target {
 
     /// Rewrites a header: another request, another sector.
     pub(crate) fn rewrite_header(&self, random: &mut Random) {
-        let header = self.arena.headers(self.queue) + random.below(32) * 64;
-        if random.below(2) == 0 { put(header, request(random)) } else { put(header + 8, sector(random)) }
+        packet::rewrite(self, self.arena.headers(self.queue) + random.below(32) * 64, random);
+    }
+
+    /// First and last place of a request in the places from `first` on.
+    fn ends(&self, first: u16) -> (u16, u16) {
+        match packet::shape(self.device, self.queue) {
+            Shape::Written => (first, first),
+            Shape::Read => (first + 1, first + 1),
+            Shape::Packet => (first + 1, first + 5),
+            Shape::Both => (first + 1, first + 4),
+        }
     }
 
     /// Puts a request into the places from `first` (a multiple of 8) on; returns its head. It is right for devices of
-    /// this type, but what it asks of a disk may not be.
+    /// this type, but what it asks for may not be.
     fn request(&self, first: u16, random: &mut Random) -> u16 {
-        let header = self.arena.headers(self.queue) + u64::from(first / 8 % 32) * 64;
-        put(header, if random.below(4) == 0 { request(random) } else { 0 });
-        put(header + 4, 0_u32);
-        put(header + 8, if random.below(4) == 0 { sector(random) } else { random.below(64) });
+        let header = self.header(first);
+        let payload = 1 + random.below(1024) as u32;
+        let header_len = packet::fill(self, header, payload, random);
+        self.place_request(first, header_len, payload, random)
+    }
+
+    /// The header of the request in the places from `first` on.
+    fn header(&self, first: u16) -> u64 {
+        self.arena.headers(self.queue) + u64::from(first / 8 % 32) * 64
+    }
+
+    fn place_request(&self, first: u16, header_len: u32, payload: u32, random: &mut Random) -> u16 {
+        let header = self.header(first);
         let data = self.arena.data(self.queue, random.next()) + random.below(16) * 512;
         let read =
-            |len, next| Descriptor { address: header, len, flags: if next > 0 { NEXT } else { 0 }, next };
+            |address, len, next| Descriptor { address, len, flags: if next > 0 { NEXT } else { 0 }, next };
         let written = |address, len, next| Descriptor {
             address,
             len,
             flags: WRITE | if next > 0 { NEXT } else { 0 },
             next,
         };
-        if self.device != 2 {
-            let device_reads = self.device_reads();
-            let head = first + u16::from(device_reads);
-            self.set(head, if device_reads { read(16, 0) } else { written(data, 512, 0) });
-            return head;
+        match packet::shape(self.device, self.queue) {
+            Shape::Written => self.set(first, written(data, 512, 0)),
+            Shape::Read => self.set(first + 1, read(header, header_len, 0)),
+            Shape::Packet => {
+                self.set(first + 1, read(header, header_len, first + 5));
+                self.set(first + 5, read(data, payload, 0));
+            }
+            Shape::Both => {
+                self.set(first + 1, read(header, header_len, first + 2));
+                self.set(first + 2, written(data, 512 * (1 + random.below(7) as u32), first + 4));
+                self.set(first + 4, written(data + 4096, 1, 0));
+            }
         }
-        self.set(first + 1, read(16, first + 2));
-        self.set(first + 2, written(data, 512 * (1 + random.below(7) as u32), first + 4));
-        self.set(first + 4, written(data + 4096, 1, 0));
-        first + 1
+        self.ends(first).0
     }
 }
 
@@ -187,13 +207,13 @@ fn length(class: Class, random: &mut Random) -> u32 {
 }
 
 /// A type of request: those of a disk, and none.
-fn request(random: &mut Random) -> u32 {
+pub(crate) fn request(random: &mut Random) -> u32 {
     const KNOWN: [u32; 9] = [0, 1, 4, 8, 10, 11, 13, 14, 0x8000_0000];
     KNOWN.get(random.below(12) as usize).copied().unwrap_or(random.next() as u32)
 }
 
 /// A sector, mostly beyond any disk.
-fn sector(random: &mut Random) -> u64 {
+pub(crate) fn sector(random: &mut Random) -> u64 {
     match random.below(4) {
         0 => random.below(1 << 16),
         1 => u64::MAX - random.below(16),
@@ -237,13 +257,33 @@ impl Offer {
         }
     }
 
+    /// How many were offered.
+    pub(crate) fn count(&self) -> u16 {
+        self.index
+    }
+
+    /// Offers as many requests for connections as there is room for, from the guest's ports `port` on, and data of which
+    /// there is none. Returns the port after the last.
+    pub(crate) fn connections(&mut self, mut port: u32, random: &mut Random) -> u32 {
+        for number in 0..self.target.size / 8 {
+            let first = number * 8;
+            let payload = 1 + random.below(4096) as u32;
+            let header_len =
+                packet::connection(&self.target, self.target.header(first), port, payload, random);
+            let head = self.target.place_request(first, header_len, payload, random);
+            self.push(head);
+            port = port.wrapping_add(1);
+        }
+        port
+    }
+
     /// Offers a chain that is wrong in the way `kind`; returns how far the index is to jump beyond it.
     pub(crate) fn wrong(&mut self, kind: u64, random: &mut Random) -> u16 {
         let target = self.target;
         // The last eight places, or whatever a small queue has.
         let first = target.size.saturating_sub(8) / 8 * 8;
         let head = target.request(first, random);
-        let last = if target.device == 2 { first + 4 } else { head };
+        let (_, last) = target.ends(first);
         let change = |place: u16, change: &dyn Fn(&mut Descriptor)| {
             let address = target.place(place);
             let mut descriptor = Descriptor {

@@ -6,6 +6,7 @@ use ringlet_guest::virtio::{Slot, feature, register};
 use ringlet_guest::{mmio, time};
 
 use crate::arena::{Arena, QUEUES};
+use crate::packet::SOCKET;
 use crate::random::Random;
 
 /// Accesses to devices so far, of all processors.
@@ -32,6 +33,8 @@ pub(crate) fn accesses() -> u32 {
 pub(crate) struct Device {
     pub(crate) slot: Slot,
     pub(crate) kind: u32,
+    /// The guest's address, if it is a socket device.
+    pub(crate) cid: u64,
 }
 
 /// How a device is set up.
@@ -54,6 +57,14 @@ pub(crate) struct Queue {
 }
 
 impl Device {
+    /// The device at a place, if there is one.
+    pub(crate) fn at(slot: Slot) -> Option<Self> {
+        let kind = slot.device()?;
+        let half = |offset| u64::from(slot.read(register::CONFIG + offset));
+        let cid = if kind == SOCKET { half(0) | half(4) << 32 } else { 0 };
+        Some(Self { slot, kind, cid })
+    }
+
     pub(crate) fn read(self, offset: u64) -> u32 {
         ACCESSES.fetch_add(1, Ordering::Relaxed);
         self.slot.read(offset)

@@ -1,6 +1,7 @@
 //! A guest that means harm to virtio devices: through their real registers and rings it offers every kind of malformed
 //! chain, rewrites descriptors and headers while devices read them, resets devices and queues with requests in flight,
-//! rings bells in storms, and makes nonsense accesses. Then it looks whether memory that it never offered, or that a
+//! rings bells in storms, and makes nonsense accesses; sends frames and packets of sockets whose headers lie, and floods of
+//! connections. Then it looks whether memory that it never offered, or that a
 //! completed reset withdrew, has changed.
 //!
 //! Its argument is a seed. What it does follows from the seed (but for what races by intent), and is bounded: about
@@ -14,6 +15,7 @@ extern crate alloc;
 mod arena;
 mod chain;
 mod device;
+mod packet;
 mod race;
 #[path = "../random.rs"]
 mod random;
@@ -39,6 +41,8 @@ const NONSENSE: u32 = 40;
 /// Bells in a storm, and resets.
 const BELLS: u32 = 2000;
 const RESETS: u32 = 30;
+/// Rows of connections in a flood.
+const FLOODS: u32 = 16;
 /// Rewritings by the first processor while a device works.
 const REWRITES: u32 = 400;
 /// Time after a reset in which nothing may be written, in nanoseconds.
@@ -65,8 +69,7 @@ fn main(context: &Context) -> u32 {
         println!("hostile-virtio: needs from 8 MiB to 3 GiB of memory");
         return USAGE;
     };
-    let devices: Vec<Device> =
-        virtio::slots(context).filter_map(|slot| Some(Device { slot, kind: slot.device()? })).collect();
+    let devices: Vec<Device> = virtio::slots(context).filter_map(Device::at).collect();
     if devices.is_empty() {
         println!("hostile-virtio: no virtio devices");
         return NO_DEVICE;
@@ -121,7 +124,11 @@ impl Attacker {
                 if accesses() - race::accesses() - self.storms * BELLS > ACCESSES {
                     return self.quiet(device, LAST_QUIET);
                 }
-                let harm = if round % 4 == 3 { self.confuse(device) } else { self.attack(device) };
+                let harm = match round % 4 {
+                    3 => self.confuse(device),
+                    1 if device.kind == packet::SOCKET => self.flood(device),
+                    _ => self.attack(device),
+                };
                 if harm.is_some() {
                     return harm;
                 }
@@ -166,7 +173,8 @@ impl Attacker {
     }
 
     fn target(&self, device: Device, queue: Queue) -> Target {
-        Target { arena: self.arena, queue: queue.index, size: queue.size, device: device.kind }
+        let Device { kind, cid, .. } = device;
+        Target { arena: self.arena, queue: queue.index, size: queue.size, device: kind, cid }
     }
 
     /// Offers a malformed chain among right ones, and does something bad while the device works on them.
@@ -193,6 +201,27 @@ impl Attacker {
         let harm = self.while_it_works(device, features, target, care);
         race::end();
         harm.or_else(|| self.quiet(device, QUIET))
+    }
+
+    /// Asks for more and more connections, with data that there is no room for, and none of them ever closed.
+    fn flood(&mut self, device: Device) -> Option<Harm> {
+        let (_, queues) = device.start(Care::Plain, self.arena, &mut self.random);
+        let Some(queue) = queues[usize::from(packet::TRANSMIT)] else { return self.quiet(device, QUIET) };
+        let target = self.target(device, queue);
+        let mut offer = Offer::new(target);
+        let mut port = self.random.next() as u32;
+        for _ in 0..FLOODS {
+            let before = offer.count();
+            port = offer.connections(port, &mut self.random);
+            offer.publish(0, &mut self.random);
+            device.notify(queue.index);
+            // The places of these are used again: what the device has not taken by now, it may find changed.
+            let start = time::now();
+            while get::<u16>(self.arena.used(queue.index) + 2) == before && time::now() - start < QUIET {
+                core::hint::spin_loop();
+            }
+        }
+        self.quiet(device, QUIET)
     }
 
     /// Something bad while a device works.

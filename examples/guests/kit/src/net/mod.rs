@@ -16,7 +16,6 @@
 //! }
 //! ```
 
-mod buffers;
 mod checksum;
 mod device;
 mod header;

@@ -4,10 +4,9 @@ use alloc::vec::Vec;
 
 use smoltcp::phy;
 
-use super::buffers::Buffers;
 use super::header::{self, Header};
 use super::{Error, checksum, feature};
-use crate::virtio::{Ring, Shape, Transport, drivers::transport::Transport as _};
+use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transport as _};
 
 const QUEUE: u16 = 0;
 /// Bytes of a buffer when a packet may lie in several.

@@ -5,9 +5,8 @@ use alloc::vec::Vec;
 
 use smoltcp::phy;
 
-use super::buffers::Buffers;
 use super::{Error, checksum, feature, header};
-use crate::virtio::{Ring, Shape, Transport, drivers::transport::Transport as _};
+use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transport as _};
 
 const QUEUE: u16 = 1;
 /// Packets that the device is shown at once.

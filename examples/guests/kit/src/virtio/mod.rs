@@ -4,11 +4,15 @@
 //! [`Ring`] is a queue for many requests at once, on the same transport. Nothing here is touched before the program
 //! asks: a guest without virtio pays nothing.
 
+#[cfg(any(feature = "net", feature = "vsock"))]
+mod buffers;
 mod ring;
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
+#[cfg(any(feature = "net", feature = "vsock"))]
+pub(crate) use buffers::Buffers;
 pub use ring::{Broken, Buffer, Ring, Shape};
 pub use virtio_drivers as drivers;
 use virtio_drivers::transport::mmio::{MmioError, MmioTransport};

@@ -1,14 +1,15 @@
-//! Memory that packets lie in: one piece of the same size for each slot of a queue.
+//! Memory that packets lie in: one piece of the same size for each slot of a queue. For drivers of packets only, the
+//! network's and the socket's.
 
 use alloc::alloc::{Layout, alloc};
 use core::ptr::NonNull;
 use core::slice;
 
-use crate::virtio::Buffer;
+use super::Buffer;
 
 /// The memory of a queue's packets: the device's for good, as the queue is.
 #[derive(Debug)]
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     start: NonNull<u8>,
     count: u16,
     size: usize,
@@ -19,7 +20,7 @@ unsafe impl Send for Buffers {}
 
 impl Buffers {
     /// Memory for `count` packets of `size` bytes, not touched: pages that no packet reaches cost the host nothing.
-    pub(super) fn new(count: u16, size: usize) -> Option<Self> {
+    pub(crate) fn new(count: u16, size: usize) -> Option<Self> {
         let layout = Layout::from_size_align(usize::from(count) * size, 4096).ok()?;
         if layout.size() == 0 {
             return None;
@@ -31,19 +32,25 @@ impl Buffers {
     }
 
     /// Bytes of each.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> u16 {
+    pub(crate) fn count(&self) -> u16 {
         self.count
     }
 
     /// The first `len` bytes of a buffer, for a queue.
-    pub(super) fn describe(&self, slot: u16, len: usize, device_writes: bool) -> Buffer {
+    pub(crate) fn describe(&self, slot: u16, len: usize, device_writes: bool) -> Buffer {
         debug_assert!(len <= self.size);
         Buffer { address: self.at(slot).addr().get() as u64, len: len as u32, device_writes }
+    }
+
+    /// The first byte of a buffer. Nothing is there that was not written: see [`blank`](Self::blank).
+    #[cfg(feature = "vsock")]
+    pub(crate) fn start(&self, slot: u16) -> *mut u8 {
+        self.at(slot).as_ptr()
     }
 
     fn at(&self, slot: u16) -> NonNull<u8> {
@@ -56,7 +63,7 @@ impl Buffers {
     ///
     /// # Safety
     /// The device has written the first `len` bytes of this buffer, and has given it back.
-    pub(super) unsafe fn written(&self, slot: u16, len: usize) -> &[u8] {
+    pub(crate) unsafe fn written(&self, slot: u16, len: usize) -> &[u8] {
         // SAFETY: within the buffer; the rest is the caller's promise.
         unsafe { slice::from_raw_parts(self.at(slot).as_ptr(), len.min(self.size)) }
     }
@@ -65,7 +72,7 @@ impl Buffers {
     ///
     /// # Safety
     /// The device does not have this buffer.
-    pub(super) unsafe fn blank(&mut self, slot: u16, len: usize) -> &mut [u8] {
+    pub(crate) unsafe fn blank(&mut self, slot: u16, len: usize) -> &mut [u8] {
         let len = len.min(self.size);
         // SAFETY: within the buffer, which is nobody else's by the caller's promise.
         unsafe {
