@@ -19,6 +19,8 @@ pub(crate) struct Kind {
 
 /// Calls on taps: they wait for the kernel's network configuration lock (RTNL), which is one for the whole host.
 pub(crate) static TAPS: Kind = Kind::new("ringlet-tap");
+/// Ending processes and waiting for their ends.
+pub(crate) static PROCESSES: Kind = Kind::new("ringlet-reap");
 /// Connecting to a Unix socket by its path, which is looked up.
 pub(crate) static SOCKETS: Kind = Kind::new("ringlet-connect");
 

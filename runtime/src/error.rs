@@ -65,6 +65,9 @@ pub enum Error {
     /// The socket of a network interface cannot be used.
     #[error(transparent)]
     Socket(#[from] ringlet_io::net::SocketError),
+    /// The user-mode network of an interface does not start.
+    #[error(transparent)]
+    Passt(#[from] ringlet_io::net::PasstError),
     /// A virtio device cannot be put together.
     #[error(transparent)]
     Device(#[from] ringlet_devices::virtio::AssembleError),

@@ -41,10 +41,11 @@ pub use config::{
     AntiSpoof, BootProtocol, BootSource, Bucket, BufferLimits, CONSOLE_ID, CacheType, CpuLimits, CpuMax,
     DEFAULT_CPU_PERIOD_US, DEFAULT_QUEUE_SIZE, DiskLimits, Drive, DriveExtras, DriveIoEngine, ENTROPY_ID,
     Entropy, Extras, HugePages, ImageRef, LimitsConfig, MAX_CPU_PERIOD_US, MAX_CPU_QUOTA_US, MAX_CPU_WEIGHT,
-    MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_IFACE_ID, MAX_MEMORY_MIB, MAX_NAME, MAX_QUEUE_PAIRS,
-    MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MAX_WEIGHT, MIN_BUFFERS_MAX,
-    MIN_CPU_PERIOD_US, MIN_MEMORY_MIB, MIN_NET_MTU, MIN_QUEUE_SIZE, MacAddress, MachineConfig, NetExtras,
-    NetworkInterface, RateLimiter, TenantConfig, TenantLimits, VmConfig, Volatile,
+    MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_IFACE_ID, MAX_MEMORY_MIB, MAX_NAME, MAX_PUBLISHED,
+    MAX_QUEUE_PAIRS, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MAX_WEIGHT,
+    MIN_BUFFERS_MAX, MIN_CPU_PERIOD_US, MIN_MEMORY_MIB, MIN_NET_MTU, MIN_QUEUE_SIZE, MacAddress,
+    MachineConfig, NetExtras, NetworkInterface, Passt, RateLimiter, TenantConfig, TenantLimits, VmConfig,
+    Volatile,
 };
 pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole, StreamConsole};
 pub use cpu::DEFAULT_CPU_WEIGHT;
@@ -53,7 +54,7 @@ pub use outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
 pub use ringlet_boot::{BootError, Image, ImageError, Initrd};
 pub use ringlet_devices::virtio::AssembleError;
 pub use ringlet_io::disk::DiskError;
-pub use ringlet_io::net::{SocketError, TapError};
+pub use ringlet_io::net::{PasstError, Publish, SocketError, TapError, Transport};
 pub use ringlet_io::{Engine, EngineChoice, EngineError, EngineKind, RamError, ShardError};
 pub use ringlet_metrics::{Escaped, Registry, VmMetrics, VmState};
 pub use runtime::{Runtime, RuntimeOptions};

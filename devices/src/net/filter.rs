@@ -1,4 +1,4 @@
-//! Which frames a guest may send: those with its own addresses.
+//! Which frames a guest may send: those with its own addresses, to others.
 //!
 //! Owns the rules of what is pinned: the source of the Ethernet header, the sender of ARP (RFC 826), the source of IPv4
 //! (RFC 791) and IPv6 (RFC 8200), and what neighbour discovery says of addresses (RFC 4861). Pure: judges a copy
@@ -53,6 +53,9 @@ pub struct Filter {
     /// Addresses of IPv6; the link-local one that follows from `mac` (RFC 4291, appendix A) is always one. With none,
     /// nothing but that.
     pub ipv6: Option<Vec<Ipv6Addr>>,
+    /// Nothing to addresses that are never on a link, since they mean the host itself there (127.0.0.0/8 and 0.0.0.0/8;
+    /// RFC 1122, section 3.2.1.3). A user-mode network may take them for its own host's.
+    pub no_loopback: bool,
 }
 
 /// Why a frame is refused.
@@ -72,6 +75,9 @@ pub enum Spoof {
     /// It has another IPv4 source.
     #[error("IPv4 from {0}")]
     Ipv4(Ipv4Addr),
+    /// It is for the host itself.
+    #[error("IPv4 to {0}, which is on no link")]
+    Loopback(Ipv4Addr),
     /// It has another IPv6 source.
     #[error("IPv6 from {0}")]
     Ipv6(Ipv6Addr),
@@ -125,8 +131,8 @@ impl<'a> Bytes<'a> {
 impl Filter {
     /// Whether anything is pinned.
     pub fn is_open(&self) -> bool {
-        let Self { mac, ipv4, ipv6 } = self;
-        mac.is_none() && ipv4.is_none() && ipv6.is_none()
+        let Self { mac, ipv4, ipv6, no_loopback } = self;
+        mac.is_none() && ipv4.is_none() && ipv6.is_none() && !no_loopback
     }
 
     /// Judges a frame by its beginning: its first [`JUDGED`] bytes, or all of it.
@@ -165,6 +171,12 @@ impl Filter {
     }
 
     fn judge_ipv4(&self, packet: Bytes<'_>) -> Result<(), Spoof> {
+        if self.no_loopback {
+            let destination = packet.ipv4(16)?;
+            if let [0 | 127, ..] = destination.octets() {
+                return Err(Spoof::Loopback(destination));
+            }
+        }
         let Some(own) = &self.ipv4 else { return Ok(()) };
         let source = packet.ipv4(12)?;
         let is_version_4 = packet.u8(0)? >> 4 == 4;

@@ -10,7 +10,7 @@ const OWN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 2);
 const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 3);
 
 fn pinned() -> Filter {
-    Filter { mac: Some(OWN), ipv4: Some(vec![OWN4]), ipv6: Some(vec![OWN6]) }
+    Filter { mac: Some(OWN), ipv4: Some(vec![OWN4]), ipv6: Some(vec![OWN6]), no_loopback: false }
 }
 
 fn frame(source: Mac, kind: u16, packet: &[u8]) -> Vec<u8> {
@@ -99,16 +99,38 @@ fn what_could_carry_anything_is_refused() {
 
 #[test]
 fn a_family_without_addresses_is_closed() {
-    let filter = Filter { mac: Some(OWN), ipv4: Some(vec![]), ipv6: Some(vec![]) };
+    let filter = Filter { mac: Some(OWN), ipv4: Some(vec![]), ipv6: Some(vec![]), no_loopback: false };
     assert_eq!(filter.judge(&ipv4(OWN4, 6, &[])), Err(Spoof::Ipv4(OWN4)));
     assert_eq!(filter.judge(&ipv6(OWN6, 6, &[])), Err(Spoof::Ipv6(OWN6)));
     assert_eq!(Filter { ipv6: None, ..filter }.judge(&ipv6(OWN6, 6, &[])), Ok(()));
 }
 
 #[test]
+fn sec_03_nothing_goes_to_the_loopback_addresses_of_the_host() {
+    let filter = Filter { no_loopback: true, ..Filter::default() };
+    assert!(!filter.is_open());
+    for first in [0, 127] {
+        let mut packet = ipv4(OTHER4, 6, &[]);
+        packet[30..34].copy_from_slice(&[first, 1, 2, 3]);
+        assert_eq!(filter.judge(&packet), Err(Spoof::Loopback([first, 1, 2, 3].into())));
+        assert_eq!(filter.judge(&packet[..33]), Err(Spoof::Truncated));
+        assert_eq!(pinned().judge(&packet), Err(Spoof::Ipv4(OTHER4)), "of no concern to others");
+    }
+    for frame in [ipv4(OTHER4, 6, &[]), arp(OTHER, OTHER4), ipv6(OTHER6, 6, &[]), frame(OTHER, 0x1234, &[])] {
+        assert_eq!(filter.judge(&frame), Ok(()));
+    }
+    let both = Filter { no_loopback: true, ..pinned() };
+    assert_eq!(both.judge(&ipv4(nobody(), 17, &[0, 68, 0, 67])), Ok(()));
+}
+
+fn nobody() -> Ipv4Addr {
+    Ipv4Addr::UNSPECIFIED
+}
+
+#[test]
 fn who_has_no_address_may_ask_for_one_and_no_more() {
     let filter = pinned();
-    let nobody = Ipv4Addr::UNSPECIFIED;
+    let nobody = nobody();
     assert_eq!(filter.judge(&ipv4(nobody, 17, &[0, 68, 0, 67])), Ok(()));
     for (protocol, ports) in [(17, [0, 67, 0, 68]), (17, [0, 68, 0, 53]), (6, [0, 68, 0, 67])] {
         assert_eq!(filter.judge(&ipv4(nobody, protocol, &ports)), Err(Spoof::Ipv4(nobody)));

@@ -160,7 +160,12 @@ fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
 
 #[test]
 fn what_is_pinned_is_all_that_goes_out() {
-    let filter = Filter { mac: Some(MAC), ipv4: Some(vec![[10, 0, 0, 2].into()]), ipv6: Some(vec![]) };
+    let filter = Filter {
+        mac: Some(MAC),
+        ipv4: Some(vec![[10, 0, 0, 2].into()]),
+        ipv6: Some(vec![]),
+        ..Filter::default()
+    };
     let options = NetOptions { filter, ..options() };
     let rig = Options::new(EngineKind::Epoll);
     let mut driver = Driver::with(TestHost::new(1), options, rig, u64::MAX);

@@ -17,6 +17,8 @@ mod ioctl;
 mod link;
 mod offloads;
 pub(crate) mod packet;
+mod passt;
+mod publish;
 mod socket;
 mod socket_port;
 mod tap;
@@ -36,6 +38,8 @@ use crate::shard::ShardContext;
 
 pub use ioctl::duplicate;
 pub use offloads::Offloads;
+pub use passt::{GATEWAY, GUEST, PasstError, PasstOptions};
+pub use publish::{Publish, Transport};
 pub use socket::{Socket, SocketError};
 pub use tap::{MAX_TAP_QUEUES, Tap};
 pub use tap_error::TapError;

@@ -14,6 +14,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getpeername, socket_with, socketpair,
 };
 
+use super::passt::Passt;
 use super::{NetInfo, Offloads};
 
 /// Why a socket cannot be a network interface. Each message names it and the remedy.
@@ -74,6 +75,8 @@ pub(super) enum Framing {
 pub struct Socket {
     pub(super) fd: OwnedFd,
     pub(super) framing: Framing,
+    /// The peer, if it is a process of our own.
+    pub(super) passt: Option<Passt>,
 }
 
 impl Socket {
@@ -88,7 +91,7 @@ impl Socket {
         let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|error| SocketError::Call { call: "socket", source: error.into() })?;
         connect(&fd, &address).map_err(failed)?;
-        Ok(Self { fd, framing: Framing::Length })
+        Ok(Self { fd, framing: Framing::Length, passt: None })
     }
 
     /// Takes over a connected Unix socket: frames with their lengths on a stream, a frame each on a datagram or
@@ -113,7 +116,7 @@ impl Socket {
         }
         getpeername(&fd).map_err(|_| unusable("it is not connected"))?;
         fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(call("F_SETFD"))?;
-        Ok(Self { fd, framing })
+        Ok(Self { fd, framing, passt: None })
     }
 
     /// A wire between two VMs: each frame of one comes to the other, which makes the first wait if it takes none.
@@ -124,7 +127,7 @@ impl Socket {
     pub fn pair() -> Result<(Self, Self), SocketError> {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| SocketError::Call { call: "socketpair", source: error.into() })?;
-        let end = |fd| Self { fd, framing: Framing::Packets };
+        let end = |fd| Self { fd, framing: Framing::Packets, passt: None };
         Ok((end(one), end(other)))
     }
 

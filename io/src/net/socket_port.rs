@@ -14,6 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::framing::{BadLength, Incoming, Outgoing};
 use super::link::Link;
 use super::packet::{Channel, Pieces, check_source, check_target};
+use super::passt::Passt;
 use super::socket::{Framing, Socket};
 use super::{HEADER, MAX_FRAME, MIN_FRAME, NetFuture, NetPort, Offloads, Received, Sent};
 use crate::lease::Lease;
@@ -34,6 +35,7 @@ pub(super) fn attach(socket: Socket, cx: &ShardContext) -> io::Result<Rc<dyn Net
             broken: Cell::new(None),
             incoming: RefCell::default(),
             outgoing: RefCell::default(),
+            _passt: socket.passt,
         }),
     })
 }
@@ -103,6 +105,8 @@ struct StreamPort {
     broken: Cell<Option<BadLength>>,
     incoming: RefCell<Incoming>,
     outgoing: RefCell<Outgoing>,
+    /// Ends with the port.
+    _passt: Option<Passt>,
 }
 
 impl StreamPort {

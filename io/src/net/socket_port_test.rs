@@ -264,7 +264,7 @@ fn a_frame_that_went_in_parts_is_sent_once(engine: EngineKind) {
 /// Each read gives one byte here. Whoever waits lets others have their turn meanwhile.
 fn a_peer_that_writes_byte_by_byte_leaves_turns_to_others(engine: EngineKind) {
     let (ours, peer) = Socket::pair().unwrap();
-    let ours = Socket { fd: ours.fd, framing: Framing::Length };
+    let ours = Socket { fd: ours.fd, framing: Framing::Length, passt: None };
     let bytes = framed(&frame(60, 1));
     for byte in &bytes {
         rustix::io::write(&peer.fd, &[*byte]).unwrap();

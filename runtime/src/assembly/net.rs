@@ -29,12 +29,13 @@ impl Interface {
         });
         let info = source.info();
         let own = info.mac.map_or(mac, Mac);
+        let pinned = config.ringlet.anti_spoof.as_ref().map(|pinned| filter(own, pinned)).unwrap_or_default();
         let options = NetOptions {
             id: config.iface_id.clone(),
             mac,
             mtu: config.mtu,
             queue_size: config.ringlet.queue_size,
-            filter: config.ringlet.anti_spoof.as_ref().map(|pinned| filter(own, pinned)).unwrap_or_default(),
+            filter: Filter { no_loopback: matches!(source, NetSource::Socket(_)), ..pinned },
         };
         Ok(Self { options, source, limits: DeviceLimits { own: config.limits(), disks: None } })
     }
@@ -74,6 +75,9 @@ fn open(config: &NetworkInterface) -> Result<NetSource> {
     if let Some(path) = &extras.socket {
         return Ok(NetSource::Socket(Socket::connect(path)?));
     }
+    if let Some(passt) = &extras.passt {
+        return Ok(NetSource::Socket(Socket::passt(&config.passt_options(passt))?));
+    }
     let descriptor = |fd: &i32| {
         let refused = |error| Error::config("fds", format!("descriptor {fd} cannot be used: {error}"));
         duplicate(*fd).map_err(refused)
@@ -88,7 +92,7 @@ fn open(config: &NetworkInterface) -> Result<NetSource> {
 }
 
 fn filter(mac: Mac, pinned: &AntiSpoof) -> Filter {
-    Filter { mac: Some(mac), ipv4: pinned.ipv4.clone(), ipv6: pinned.ipv6.clone() }
+    Filter { mac: Some(mac), ipv4: pinned.ipv4.clone(), ipv6: pinned.ipv6.clone(), no_loopback: false }
 }
 
 /// An address of one station, administered locally.

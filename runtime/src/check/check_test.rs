@@ -32,6 +32,7 @@ fn good() -> Facts {
             delegated: true,
         },
         tap: Tap { device: Ok(()), net_admin: true },
+        passt: Some("/usr/bin/passt".into()),
         landlock: Landlock::Abi(6),
         seccomp: Seccomp { actions: words("kill_process kill_thread trap errno log allow"), filtered: false },
         identity: Identity { uid: 1000, no_new_privs: true, user_namespaces: UserNamespaces::Available },
@@ -212,10 +213,32 @@ fn what_confinement_lacks_is_named_with_its_remedy() {
 }
 
 #[test]
+fn what_networks_lack_is_named_with_its_remedy() {
+    let none = after(|facts| facts.passt = None);
+    assert_eq!(item(&none, "passt").status, Status::Info);
+    assert_eq!(item(&none, "passt").remedy.as_deref(), Some("sudo apt install passt"));
+    let shut = after(|facts| facts.identity.user_namespaces = UserNamespaces::AppArmor);
+    assert_eq!(item(&shut, "passt").status, Status::Info);
+    assert!(item(&shut, "confine.namespaces").remedy.is_some());
+    let tap = |namespaces| {
+        let report = after(|facts| {
+            facts.tap.net_admin = false;
+            facts.identity.user_namespaces = namespaces;
+        });
+        let tap = item(&report, "tap");
+        assert!(tap.remedy.as_ref().is_some_and(|remedy| remedy.contains("tuntap add")), "{tap:?}");
+        tap.means.contains("unshare")
+    };
+    assert!(tap(UserNamespaces::Available));
+    assert!(!tap(UserNamespaces::Forbidden));
+}
+
+#[test]
 fn sec_13_control_characters_of_the_host_are_escaped() {
     let report = after(|facts| {
         facts.kernel = "6.1\x1b[2J\u{9b}31m\u{202e}".to_owned();
         facts.cgroup.group = Some("/sys/fs/cgroup/\x07\n".to_owned());
+        facts.passt = Some("/home/\x1b[2J/passt".to_owned());
         facts.io_uring = Err(UringUnavailable::Other(std::io::Error::other("\x1b]0;title\x07")));
     });
     let mut text = Vec::new();
@@ -266,5 +289,5 @@ fn this_host_is_judged_as_its_device_says() {
     let opens = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
     assert_eq!(item(&report, "kvm.device").status == Status::Ok, opens);
     assert_eq!(report.can_run(), opens, "{report:#?}");
-    assert!(report.items.len() >= 19, "{} items", report.items.len());
+    assert!(report.items.len() >= 20, "{} items", report.items.len());
 }

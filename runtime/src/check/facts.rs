@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) memory: Memory,
     pub(super) cgroup: Cgroup,
     pub(super) tap: Tap,
+    /// Where the program passt is.
+    pub(super) passt: Option<String>,
     pub(super) landlock: Landlock,
     pub(super) seccomp: Seccomp,
     pub(super) identity: Identity,

@@ -1,7 +1,7 @@
 //! What the facts mean: the list of items, and those about the machine as a whole.
 
-use super::facts::{Facts, Limit, Limits, Memory, OpenError, Tap};
-use super::{Item, Status, judge_confine, judge_kvm};
+use super::facts::{Facts, Limit, Limits, Memory};
+use super::{Item, Status, judge_confine, judge_kvm, judge_net};
 use ringlet_io::UringUnavailable;
 
 /// Open files that one VM with one vCPU takes, generously.
@@ -31,8 +31,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Item> {
         mappings(facts.limits.mappings),
         memory(&facts.memory),
         huge_pages(&facts.memory),
-        tap(&facts.tap),
     ]);
+    items.extend(judge_net::judge(facts));
     items.extend(judge_confine::judge(facts));
     items
 }
@@ -177,35 +177,6 @@ fn huge_pages(memory: &Memory) -> Item {
     }
     let item = item.verdict(Status::Info, found, "a VM that asks for huge pages does not start; others do");
     item.remedy("sudo sysctl vm.nr_hugepages=512")
-}
-
-fn tap(tap: &Tap) -> Item {
-    let item = Item::new("tap", "tap interfaces");
-    match (&tap.device, tap.net_admin) {
-        (Ok(()), true) => item.verdict(
-            Status::Ok,
-            "/dev/net/tun opens, and we have CAP_NET_ADMIN",
-            "taps can be made and used; a VM without a network needs none",
-        ),
-        (Ok(()), false) => item
-            .verdict(
-                Status::Info,
-                "/dev/net/tun opens, but we lack CAP_NET_ADMIN",
-                "only a tap that was made for this user can be used; a VM without a network needs none",
-            )
-            .remedy("sudo ip tuntap add dev tap0 mode tap user \"$(id -un)\""),
-        (Err(error), _) => {
-            let (found, remedy) = match error {
-                OpenError::Absent => ("there is no /dev/net/tun".to_owned(), "sudo modprobe tun"),
-                OpenError::Denied => {
-                    ("we may not open /dev/net/tun".to_owned(), "sudo chmod 0666 /dev/net/tun")
-                }
-                OpenError::Other(error) => (format!("/dev/net/tun: {error}"), "sudo modprobe tun"),
-            };
-            let means = "no VM can have a tap; a VM without a network needs none";
-            item.verdict(Status::Warn, found, means).remedy(remedy)
-        }
-    }
 }
 
 fn number(limit: Limit) -> String {

@@ -9,6 +9,7 @@ mod facts;
 mod judge;
 mod judge_confine;
 mod judge_kvm;
+mod judge_net;
 mod probe;
 mod probe_cgroup;
 mod probe_kvm;

@@ -8,7 +8,7 @@ use super::facts::{
 use super::{probe_cgroup, probe_kvm};
 use crate::kvm::Virtualization;
 use landlock::{LandlockStatus, RestrictSelf};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, Mode, OFlags};
 use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::path::PathBuf;
@@ -66,6 +66,7 @@ pub(super) fn probe() -> Facts {
         memory: memory(&files.text("proc/meminfo")),
         cgroup: probe_cgroup::probe(&files),
         tap: Tap { device: open("/dev/net/tun"), net_admin: has_capability(&status, CAP_NET_ADMIN) },
+        passt: program("passt"),
         landlock: landlock(),
         seccomp: seccomp(&files, &status),
         identity: identity(&files, &status),
@@ -84,6 +85,14 @@ pub(super) fn open_error(errno: i32) -> OpenError {
 fn open(path: &str) -> Result<(), OpenError> {
     let opened = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     opened.map(drop).map_err(|error| open_error(error.raw_os_error()))
+}
+
+/// Where a program is that is started by its name.
+fn program(name: &str) -> Option<String> {
+    let folders = std::env::var_os("PATH")?;
+    let may_run = |path: &PathBuf| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok();
+    let found = std::env::split_paths(&folders).map(|folder| folder.join(name)).find(may_run)?;
+    Some(found.to_string_lossy().into_owned())
 }
 
 fn cpu(cpuinfo: &str) -> Cpu {

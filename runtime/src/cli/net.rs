@@ -5,8 +5,25 @@
 use ringlet::{AntiSpoof, NetworkInterface, VmConfig};
 
 /// The keys.
-const KEYS: [&str; 11] =
-    ["tap", "fd", "socket", "id", "mac", "mtu", "queues", "queue_size", "anti_spoof", "ipv4", "ipv6"];
+const KEYS: [&str; 13] = [
+    "tap",
+    "fd",
+    "socket",
+    "passt",
+    "publish",
+    "id",
+    "mac",
+    "mtu",
+    "queues",
+    "queue_size",
+    "anti_spoof",
+    "ipv4",
+    "ipv6",
+];
+
+/// Of the socket of a passt that somebody else has started.
+const WHO_PUBLISHES: &str =
+    "who started that passt says what it publishes: `passt --socket PATH --tcp-ports 8080:80`";
 
 /// A network interface of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,23 +32,27 @@ pub(super) struct NetArg {
     interface: NetworkInterface,
 }
 
-/// Understands `tap=NAME`, `fd=N[:N]…` and `socket=PATH`, with options, each after a comma.
+/// Understands `tap=NAME`, `fd=N[:N]…`, `socket=PATH` and `passt[=PATH]`, with options, each after a comma.
 pub(super) fn parse(text: &str) -> Result<NetArg, String> {
     let mut interface = NetworkInterface::fds("", []);
     let mut seen = Vec::new();
     for option in text.split(',') {
         let (key, value) = option.split_once('=').map_or((option, None), |(key, value)| (key, Some(value)));
-        if seen.contains(&key) && !matches!(key, "ipv4" | "ipv6") {
+        if seen.contains(&key) && !matches!(key, "ipv4" | "ipv6" | "publish") {
             return Err(format!("{key} is given twice"));
         }
         seen.push(key);
         apply(&mut interface, key, value)?;
     }
-    let sides = seen.iter().filter(|key| matches!(**key, "tap" | "fd" | "socket")).count();
+    let sides = seen.iter().filter(|key| matches!(**key, "tap" | "fd" | "socket" | "passt")).count();
     match sides {
-        0 => Err("what is the host's side? Say tap=NAME, fd=N or socket=PATH".into()),
+        0 => Err("what is the host's side? Say tap=NAME, fd=N, socket=PATH or passt".into()),
+        1 if seen.contains(&"publish") && interface.ringlet.socket.is_some() => Err(WHO_PUBLISHES.into()),
+        1 if seen.contains(&"publish") && !seen.contains(&"passt") => {
+            Err("publish is for passt: say passt,publish=8080:80".into())
+        }
         1 => Ok(NetArg { interface }),
-        _ => Err("say one of tap, fd and socket".into()),
+        _ => Err("say one of tap, fd, socket and passt".into()),
     }
 }
 
@@ -45,6 +66,13 @@ fn apply(interface: &mut NetworkInterface, key: &str, value: Option<&str>) -> Re
     match key {
         "tap" => interface.host_dev_name = Some(needed()?.into()),
         "socket" => interface.ringlet.socket = Some(needed()?.into()),
+        "passt" => match value {
+            None => {
+                interface.ringlet.passt.get_or_insert_default();
+            }
+            Some(_) => interface.ringlet.socket = Some(needed()?.into()),
+        },
+        "publish" => interface.ringlet.passt.get_or_insert_default().publish.push(needed()?.parse()?),
         "fd" => {
             let parse = |text: &str| text.parse().ok().filter(|fd| *fd >= 0);
             let fds: Option<Vec<i32>> = needed()?.split(':').map(parse).collect();

@@ -12,6 +12,13 @@ fn each_host_side_has_its_word() {
     assert_eq!(interface("fd=3"), NetworkInterface::fds("", [3]));
     assert_eq!(interface("fd=3:4"), NetworkInterface::fds("", [3, 4]));
     assert_eq!(interface("socket=/tmp/passt.socket"), NetworkInterface::socket("", "/tmp/passt.socket"));
+    assert_eq!(interface("passt=/tmp/passt.socket"), NetworkInterface::socket("", "/tmp/passt.socket"));
+    let published = |text: &str| text.parse().unwrap();
+    assert_eq!(interface("passt"), NetworkInterface::passt(""));
+    let expected =
+        NetworkInterface::passt("").publish(published("8080:80")).publish(published("127.0.0.1:5353:53/udp"));
+    assert_eq!(interface("passt,publish=8080:80,publish=127.0.0.1:5353:53/udp"), expected);
+    assert_eq!(interface("publish=8080:80,passt").ringlet.passt.unwrap().publish.len(), 1);
 }
 
 #[test]
@@ -42,6 +49,14 @@ fn what_cannot_be_understood_is_told() {
         ("tap=a,ipv4=10.0.0", "not such an address"),
         ("tap=a,anti_spoof=maybe", "on or off"),
         ("tap=a,speed=1", "there are tap, fd, socket"),
+        ("passt,passt", "twice"),
+        ("passt=", "needs a value"),
+        ("passt,tap=a", "one of"),
+        ("passt,publish=80", "8080:80"),
+        ("tap=a,publish=8080:80", "is for passt"),
+        ("socket=a,publish=8080:80", "who started"),
+        ("passt=a,publish=8080:80", "who started"),
+        ("publish=8080:80", "host's side"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(told), "{text}: {error}");

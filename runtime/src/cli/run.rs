@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 use ringlet::{
-    BootProtocol, Drive, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, VmConfig,
+    BootProtocol, Drive, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB,
+    NetworkInterface, VmConfig,
 };
 use ringlet_metrics::{Endpoint, Escaped};
 
@@ -52,11 +53,13 @@ pub(super) struct RunArgs {
     #[arg(long = "disk", value_name = "SOURCE[,OPTION]…", value_parser = disk::parse)]
     disks: Vec<DiskArg>,
 
-    /// Give the VM a network interface (repeatable): `tap=NAME`, `fd=N` or `socket=PATH`, then options, each after a comma
+    /// Give the VM a network interface (repeatable): `passt`, `tap=NAME`, `fd=N` or `socket=PATH`, then options, each after a comma
     ///
+    /// passt is a user-mode network of its own, by the program passt(1): no privilege is needed. The guest's address is
+    /// 10.0.2.15 by DHCP; publish=[ADDRESS:]HOST:GUEST[/udp] (repeatable) lets a port of the host lead to one of the guest.
     /// tap=NAME is a tap of the host; it is made if there is none, which takes CAP_NET_ADMIN, and then goes with the VM.
     /// fd=N is the open descriptor of a tap, or of a connected Unix socket; fd=N:N… one for each pair of queues.
-    /// socket=PATH is a Unix stream socket that speaks the protocol of passt and QEMU: no privilege is needed.
+    /// socket=PATH (or passt=PATH) is a Unix stream socket that speaks the protocol of passt and QEMU.
     /// id=NAME (net0, net1 … if absent), mac=ADDRESS (a random one if absent), mtu=N, queues=N (pairs, of a tap by name),
     /// queue_size=N (a power of two, 4 to 256). anti_spoof: the guest sends from its own Ethernet address only;
     /// ipv4=ADDRESS, ipv6=ADDRESS (repeatable): and from these addresses only.
@@ -281,10 +284,15 @@ impl RunArgs {
     /// A file has one writer: many VMs can share it only if none of them writes. The host's side of a network interface
     /// has one VM.
     fn check_sharing(&self, config: &VmConfig) -> CliResult<()> {
-        if let Some(interface) = config.network_interfaces.first().filter(|_| self.count.get() > 1) {
+        let alone = |interface: &&NetworkInterface| match &interface.ringlet.passt {
+            Some(passt) => !passt.publish.is_empty(),
+            None => true,
+        };
+        if let Some(interface) = config.network_interfaces.iter().find(alone).filter(|_| self.count.get() > 1)
+        {
             let (count, id) = (self.count, &interface.iface_id);
             return Err(format!(
-                "--count {count}: {count} VMs cannot have one network interface ({id}); run each with a tap of its own"
+                "--count {count}: {count} VMs cannot have one network interface ({id}); run each with a tap or ports of its own"
             )
             .into());
         }

@@ -22,14 +22,25 @@ fn memory_needs_a_suffix_and_whole_mebibytes() {
     }
 }
 
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[test]
+fn only_networks_of_their_own_are_for_many_vms() {
+    use clap::Parser;
+    let config = |net: &str| Line::parse_from(["run", "http", "--count", "2", "--net", net]).run.config();
+    assert!(config("passt").is_ok());
+    for net in ["passt,publish=8080:80", "passt=/run/passt", "tap=tap0", "fd=3"] {
+        assert!(config(net).unwrap_err().to_string().contains("of its own"), "{net}");
+    }
+}
+
 #[test]
 fn options_win_over_the_configuration_file() {
     use clap::Parser;
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        run: RunArgs,
-    }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(
         file.path(),

@@ -31,7 +31,8 @@ pub use limits::{
     TenantLimits,
 };
 pub use net::{
-    AntiSpoof, MAX_IFACE_ID, MAX_QUEUE_PAIRS, MIN_NET_MTU, MacAddress, NetExtras, NetworkInterface,
+    AntiSpoof, MAX_IFACE_ID, MAX_PUBLISHED, MAX_QUEUE_PAIRS, MIN_NET_MTU, MacAddress, NetExtras,
+    NetworkInterface, Passt,
 };
 pub use rate_limiter::{Bucket, RateLimiter};
 

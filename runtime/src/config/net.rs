@@ -9,6 +9,7 @@ use std::str::FromStr;
 use ringlet_devices::net::config::MIN_MTU;
 use ringlet_devices::net::{MAX_PAIRS, Mac};
 use ringlet_io::limiter::Limits;
+use ringlet_io::net::{PasstOptions, Publish};
 use serde::{Deserialize, Serialize};
 
 use super::devices::{DEFAULT_QUEUE_SIZE, MAX_DRIVE_ID, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, check_device_id};
@@ -20,6 +21,8 @@ use crate::error::{Error, Result};
 pub const MAX_IFACE_ID: usize = MAX_DRIVE_ID;
 /// Most pairs of queues of an interface.
 pub const MAX_QUEUE_PAIRS: u16 = MAX_PAIRS;
+/// Most ports that an interface publishes.
+pub const MAX_PUBLISHED: usize = 256;
 /// Smallest MTU in bytes.
 pub const MIN_NET_MTU: u16 = MIN_MTU;
 
@@ -30,7 +33,7 @@ pub struct NetworkInterface {
     /// The interface's name: 1 to [`MAX_IFACE_ID`] letters, digits, `-` and `_`, its own in the VM.
     pub iface_id: String,
     /// The tap that is the host's side: it is made if there is none, which takes a privilege. Absent with
-    /// [`NetExtras::fds`] or [`NetExtras::socket`].
+    /// [`NetExtras::fds`], [`NetExtras::socket`] or [`NetExtras::passt`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_dev_name: Option<String>,
     /// The guest's Ethernet address; a random one if absent.
@@ -63,6 +66,10 @@ pub struct NetExtras {
     /// The Unix stream socket of a user-mode network (passt's and QEMU's protocol), instead of a tap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// A user-mode network of its own, by the program passt(1), instead of a tap: it takes no privilege. Started and ended
+    /// with the VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passt: Option<Passt>,
     /// Pairs of queues, 1 to [`MAX_QUEUE_PAIRS`]; only of a tap that is opened by name. Descriptors are as many as there
     /// are, a socket is one.
     pub queues: u16,
@@ -75,7 +82,59 @@ pub struct NetExtras {
 
 impl Default for NetExtras {
     fn default() -> Self {
-        Self { fds: Vec::new(), socket: None, queues: 1, queue_size: DEFAULT_QUEUE_SIZE, anti_spoof: None }
+        Self {
+            fds: Vec::new(),
+            socket: None,
+            passt: None,
+            queues: 1,
+            queue_size: DEFAULT_QUEUE_SIZE,
+            anti_spoof: None,
+        }
+    }
+}
+
+/// A user-mode network: the guest, whose address is 10.0.2.15 by DHCP, reaches by IPv4 what this user reaches, but for the
+/// loopback addresses of the host; the host reaches what is published.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passt {
+    /// Ports of the host that lead to the guest, each written `[ADDRESS:]HOST:GUEST[/udp]`, such as `8080:80`; at most
+    /// [`MAX_PUBLISHED`].
+    #[serde(with = "published", skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+}
+
+/// Published ports as text.
+mod published {
+    use ringlet_io::net::Publish;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(ports: &[Publish], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(ports.iter().map(Publish::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Publish>, D::Error> {
+        let words = Vec::<String>::deserialize(from)?;
+        words.iter().map(|word| word.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
+impl Passt {
+    fn validate(&self) -> Result<(), String> {
+        if self.publish.len() > MAX_PUBLISHED {
+            return Err(format!("{} ports are published; {MAX_PUBLISHED} is the most", self.publish.len()));
+        }
+        for (index, port) in self.publish.iter().enumerate() {
+            let taken = |other: &&Publish| {
+                (other.host, other.transport) == (port.host, port.transport)
+                    && (other.address == port.address || other.address.is_none() || port.address.is_none())
+            };
+            if let Some(other) = self.publish.iter().take(index).find(taken) {
+                return Err(format!("{other} and {port} are one port of the host"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -165,6 +224,20 @@ impl NetworkInterface {
         interface
     }
 
+    /// An interface whose host's side is a user-mode network of its own.
+    pub fn passt(id: impl Into<String>) -> Self {
+        let mut interface = Self::new(id);
+        interface.ringlet.passt = Some(Passt::default());
+        interface
+    }
+
+    /// Lets a port of the host lead to the guest; only of a user-mode network of its own.
+    #[must_use]
+    pub fn publish(mut self, port: Publish) -> Self {
+        self.ringlet.passt.get_or_insert_default().publish.push(port);
+        self
+    }
+
     /// The guest's Ethernet address.
     #[must_use]
     pub fn mac(mut self, mac: MacAddress) -> Self {
@@ -200,6 +273,11 @@ impl NetworkInterface {
         self
     }
 
+    /// What its passt is told.
+    pub(crate) fn passt_options(&self, passt: &Passt) -> PasstOptions {
+        PasstOptions { publish: passt.publish.clone(), mtu: self.mtu }
+    }
+
     /// The limits that the interface's level is to have: what is received is read, what is sent is written.
     pub(crate) fn limits(&self) -> Limits {
         let unit = |limiter: Option<RateLimiter>| limiter.unwrap_or_default().limits().total;
@@ -209,15 +287,19 @@ impl NetworkInterface {
     /// Checks every range that does not depend on the host.
     pub(super) fn validate(&self) -> Result<()> {
         check_device_id("iface_id", &self.iface_id)?;
-        let NetExtras { fds, socket, queues, queue_size, .. } = &self.ringlet;
-        let sides = [self.host_dev_name.is_some(), !fds.is_empty(), socket.is_some()];
+        let NetExtras { fds, socket, passt, queues, queue_size, .. } = &self.ringlet;
+        let sides = [self.host_dev_name.is_some(), !fds.is_empty(), socket.is_some(), passt.is_some()];
         match sides.into_iter().filter(|side| *side).count() {
             0 => {
-                return self.refuse("host_dev_name", "is missing; or give `fds` or `socket` under `ringlet`");
+                return self.refuse(
+                    "host_dev_name",
+                    "is missing; or give `fds`, `socket` or `passt` under `ringlet`",
+                );
             }
             1 => {}
-            _ => return self.refuse("host_dev_name", "give one of host_dev_name, fds and socket"),
+            _ => return self.refuse("host_dev_name", "give one of host_dev_name, fds, socket and passt"),
         }
+        passt.as_ref().map_or(Ok(()), Passt::validate).or_else(|why| self.refuse("publish", why))?;
         if fds.iter().any(|fd| *fd < 0) {
             return self.refuse("fds", "a descriptor is 0 or more");
         }

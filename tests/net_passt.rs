@@ -1,0 +1,135 @@
+//! User-mode networks of passt(1) on real KVM: this machine's curl against the guest `http`, without any privilege, as
+//! the README has it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::eventually;
+use common::process::{Running, ringlet, run};
+use rustix::process::Signal;
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What curl fetches from a guest that serves.
+fn curl(url: &str) -> Vec<u8> {
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "120", "--noproxy", "*", url])
+        .output()
+        .expect("this test needs curl: run tests/setup");
+    assert!(output.status.success(), "{url}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// The processes that a process has started.
+fn children(of: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{of}/task")).unwrap();
+    let lists =
+        tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
+    let text = lists.collect::<Vec<_>>().join(" ");
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn curl_reaches_a_guest_through_a_passt_of_its_own_that_ends_with_it() {
+    let expected: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251) as u8).collect();
+    for engine in ["uring", "epoll"] {
+        let port = free_port();
+        let net = format!("passt,publish=127.0.0.1:{port}:80");
+        let mut vm = Running::start(&mut ringlet(&["run", "http", "--io-engine", engine, "--net", &net]));
+        vm.until_printed("ready on port 80");
+        let url = format!("http://127.0.0.1:{port}");
+        assert!(curl(&format!("{url}/bytes/1000000")) == expected, "{engine}: other bytes came");
+        let stats: serde_json::Value = serde_json::from_slice(&curl(&format!("{url}/stats"))).unwrap();
+        assert_eq!(stats["requests"]["bad"], 0, "{engine}: {stats}");
+        let [passt] = children(vm.child().id())[..] else { panic!("{engine}: it has started one process") };
+        vm.signal(Signal::TERM);
+        assert_eq!(vm.status().code(), Some(143));
+        eventually("passt ends, too", || !exists(passt));
+    }
+}
+
+/// A passt that somebody else has started.
+struct Passt(Child);
+
+impl Drop for Passt {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn curl_reaches_a_guest_through_the_socket_of_a_passt() {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    // It may give up the rights of the one who starts it.
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let socket = folder.path().join("passt.socket");
+    let port = free_port();
+    let passt = Command::new("passt")
+        .args(["--foreground", "--quiet", "--one-off", "--ipv4-only", "--interface", "lo"])
+        .args(["--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"])
+        .args(["--mac-addr", "02:00:0a:00:02:02", "--tcp-ports", &format!("127.0.0.1/{port}:80")])
+        .arg("--socket")
+        .arg(&socket)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("this test needs passt: run tests/setup");
+    let _passt = Passt(passt);
+    eventually("passt listens", || socket.exists());
+    let net = format!("passt={}", socket.display());
+    let mut vm = Running::start(&mut ringlet(&["run", "http", "--net", &net]));
+    vm.until_printed("ready on port 80");
+    let bytes = curl(&format!("http://127.0.0.1:{port}/bytes/300000"));
+    assert!(bytes == (0..300_000_u32).map(|at| (at % 251) as u8).collect::<Vec<u8>>());
+    vm.signal(Signal::TERM);
+    assert_eq!(vm.status().code(), Some(143));
+}
+
+#[test]
+fn many_vms_have_a_network_each() {
+    let mut vms = Running::start(&mut ringlet(&["run", "http", "--count", "3", "--net", "passt"]));
+    let mut printed = String::new();
+    while printed.matches("ready on port 80").count() < 3 {
+        printed += &vms.until_printed("ready on port 80");
+    }
+    assert_eq!(children(vms.child().id()).len(), 3);
+    vms.signal(Signal::TERM);
+    assert_eq!(vms.status().code(), Some(143));
+}
+
+#[test]
+fn what_does_not_start_is_told_with_the_remedy() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let net = format!("passt,publish=127.0.0.1:{}:80", taken.local_addr().unwrap().port());
+    let finished = run(&["run", "http", "--net", &net]).expect(125);
+    assert!(finished.stderr.contains("is the port in use"), "{}", finished.stderr);
+    let mut without = ringlet(&["run", "http", "--net", "passt"]);
+    let finished = Running::start(without.env("PATH", "/nonexistent")).finish().expect(125);
+    assert!(finished.stderr.contains("sudo apt install passt"), "{}", finished.stderr);
+}
+
+/// What an unprivileged process of this machine reaches, a guest reaches; but not its loopback addresses, whatever the
+/// user-mode network makes of them.
+#[test]
+fn sec_03_a_guest_does_not_reach_what_listens_on_loopback_addresses() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    for address in ["127.0.0.1", "0.0.0.1"] {
+        let args = ["run", "netbench", "--net", "passt", "--", "tcp-send", "--to", address, "--port", &port];
+        let mut vm = Running::start(&mut ringlet(&args));
+        vm.until_said(&format!("IPv4 to {address}"));
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
