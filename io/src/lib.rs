@@ -26,6 +26,7 @@ mod owner;
 mod ring;
 mod ring_file;
 mod shard;
+mod slice;
 mod task;
 #[cfg(test)]
 mod testing;

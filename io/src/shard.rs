@@ -24,6 +24,7 @@ use crate::executor::Executor;
 use crate::file::{Ring, ring_entries};
 use crate::owner::Owner;
 use crate::ring::UringRuntime;
+use crate::slice;
 use crate::task::{JoinError, Task, panic_message};
 use crate::timer::Timer;
 
@@ -307,6 +308,9 @@ fn run<S: Service>(
     make: impl FnOnce(&ShardContext) -> S + 'static,
 ) -> Result<(), ShardError> {
     let failed = |source| ShardError::Loop { index: config.index, engine: config.engine, source };
+    if let Err(error) = slice::wake_promptly() {
+        tracing::debug!(shard = config.index, %error, "the event loop may have to wait for CPUs as long as any other thread");
+    }
     let entries = ring_entries(config.ring_entries);
     let served = match config.engine {
         EngineKind::Uring => {

@@ -154,19 +154,22 @@ impl CpuLimiter {
     /// when it is to do something else.
     pub(crate) fn obtain(&self, index: u32) -> Flow {
         let (Ok(place), index) = (usize::try_from(index), index) else { return Flow::Run };
-        while self.look(place) {
+        let mut waited = false;
+        while self.look(place, waited) {
             let Some(vcpu) = self.vcpus.get(place) else { return Flow::Run };
             tracing::trace!(vcpu = index, "throttled");
             if vcpu.throttle(|| self.throttled_until()) == Flow::Stop {
                 return Flow::Stop;
             }
+            waited = true;
         }
         Flow::Run
     }
 
-    /// Reads all clocks and settles the account. False if vCPU `index` may go on: then the timers are set.
-    fn look(&self, index: usize) -> bool {
-        let sleeps = sleeps_of_this_thread();
+    /// Reads all clocks and settles the account. False if vCPU `index` may go on: then the timers are set. `waited`: it
+    /// was throttled until now.
+    fn look(&self, index: usize, waited: bool) -> bool {
+        let sleeps = Sleeps { count: sleeps_of_this_thread(), waited };
         let before = self.watch.load(Ordering::SeqCst);
         let throttled = self.settle(self.lock(), Some(index), |state, left| state.go_on(index, sleeps, left));
         let watch = self.watch.load(Ordering::SeqCst);
@@ -277,6 +280,14 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// How often a vCPU's thread has gone to sleep.
+#[derive(Clone, Copy)]
+struct Sleeps {
+    count: i64,
+    /// The last time, it was throttled: that says nothing of what the guest does.
+    waited: bool,
+}
+
 /// CPU time that is left.
 #[derive(Clone, Copy)]
 struct Left {
@@ -320,18 +331,18 @@ impl State {
     }
 
     /// There is time left: sets the timers. vCPU `index` looks, having slept so often.
-    fn go_on(&mut self, index: usize, sleeps: i64, left: Left) {
+    fn go_on(&mut self, index: usize, sleeps: Sleeps, left: Left) {
         let Self { members, enforced: Some(enforced), .. } = self else { return };
         let (period, alarm) = (enforced.budget.max().period, enforced.alarm);
         let (mut awake, mut slept) = (false, false);
         if let Some(member) = members.get_mut(index).and_then(Option::as_mut) {
             let nanos = member.used - member.at_alarm.min(member.used);
-            let progress = Progress { nanos, slept: sleeps != member.sleeps };
-            // It was woken only if its timer was set.
-            if member.armed || progress.nanos >= alarm.cpu {
+            let progress = Progress { nanos, slept: sleeps.count != member.sleeps && !sleeps.waited };
+            // It was woken only if its timer was set, and not if it waited outside of the guest.
+            if !sleeps.waited && (member.armed || progress.nanos >= alarm.cpu) {
                 member.quiet_until = Pace::quiet_until(left.now, alarm, progress, period, member.quiet_until);
             }
-            member.sleeps = sleeps;
+            member.sleeps = sleeps.count;
             slept = progress.slept;
             awake = !progress.slept || progress.nanos > 0;
         }
