@@ -169,8 +169,9 @@ pub(super) fn mtu(name: &str, socket: BorrowedFd<'_>) -> io::Result<i32> {
     Ok(i32::from_ne_bytes([a, b, c, d]))
 }
 
-/// How many queues the tap that is called `name` where `socket` is has in use, by whomever.
-pub(super) fn queues(name: &str, socket: BorrowedFd<'_>) -> io::Result<u32> {
+/// How many queues the tap that is called `name` where `socket` is has in use, by whomever. `None`: the kernel does not
+/// tell (before Linux 6.8).
+pub(super) fn queues(name: &str, socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     /// `struct ethtool_channels`.
     #[repr(C)]
     #[derive(Default)]
@@ -187,8 +188,11 @@ pub(super) fn queues(name: &str, socket: BorrowedFd<'_>) -> io::Result<u32> {
     let address = (&raw mut channels).expose_provenance().to_ne_bytes();
     request.union.iter_mut().zip(address).for_each(|(place, byte)| *place = byte);
     // The call reads and writes `channels` besides, by the address that it is given; that lives as long as the call.
-    request.call(socket, libc::SIOCETHTOOL)?;
-    Ok(channels.combined)
+    match request.call(socket, libc::SIOCETHTOOL) {
+        Ok(()) => Ok(Some(channels.combined)),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Lets a tap stay when nobody has it open any more, or not.

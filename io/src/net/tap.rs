@@ -40,7 +40,8 @@ impl Tap {
     /// none. Waits for the kernel: not to be called on a shard.
     ///
     /// # Errors
-    /// [`TapError`]. Making one, and using one of another user's, takes `CAP_NET_ADMIN`.
+    /// [`TapError`]. Making one, and using one of another user's, takes `CAP_NET_ADMIN`. That somebody else uses it is
+    /// always told of a tap with one queue, and of one with several since Linux 6.8.
     pub fn open(name: &str, queue_pairs: u16) -> Result<Self, TapError> {
         let opening = Opening { name };
         if !is_name(name) {
@@ -59,8 +60,8 @@ impl Tap {
             attached.map_err(|error| opening.refused(&error, existed, queue_pairs))?;
             queues.push(queue);
         }
-        let attached = ioctl::queues(name, socket.as_fd()).unwrap_or(0);
-        if attached > u32::from(queue_pairs) {
+        let in_use = opening.call_io("ETHTOOL_GCHANNELS", ioctl::queues(name, socket.as_fd()))?;
+        if in_use.is_some_and(|queues| queues > u32::from(queue_pairs)) {
             return Err(TapError::InUse { name: name.to_owned() });
         }
         opening.finish(queues)

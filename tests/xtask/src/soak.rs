@@ -35,7 +35,12 @@ pub(crate) fn run() -> Result<()> {
         rounds += 1;
     }
     let after = open_files()?;
-    ensure!(after < before + VMS, "the host had {before} open files before and {after} after");
+    // Others open and close files meanwhile, and the kernel counts roughly; VMs that leave one each are not to be missed.
+    let made = rounds * VMS;
+    ensure!(
+        after < before + made / 4,
+        "{made} VMs: the host had {before} open files before and {after} after"
+    );
     println!("    {rounds} rounds of {VMS} VMs; open files of the host: {before} before, {after} after");
     Ok(())
 }
