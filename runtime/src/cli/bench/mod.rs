@@ -16,6 +16,7 @@ mod interleave;
 mod launched;
 mod limiter;
 mod machine;
+mod net;
 mod process;
 mod qemu;
 mod report;
@@ -47,6 +48,8 @@ enum Bench {
     Boot(Options),
     /// A guest's disk, compared with its I/O done without a VM and with QEMU
     Block(block::BlockOptions),
+    /// A guest's network, compared with its tap without a VM and with QEMU
+    Net(net::NetOptions),
     /// Many VMs with a disk in one process: making, keeping and ending them
     Density(Options),
     /// A VM's disk beside VMs that mean harm
@@ -59,6 +62,12 @@ enum Bench {
     /// Part of `block`: a disk's I/O without a VM
     #[command(hide = true)]
     HostLoop(block::HostLoopArgs),
+    /// Part of `net`: carries frames between two taps without a VM
+    #[command(hide = true)]
+    TapLoop(net::TapLoopArgs),
+    /// Part of `net`: serves behind them
+    #[command(hide = true)]
+    NetPeer(net::PeerArgs),
 }
 
 /// Options of every benchmark.
@@ -83,11 +92,14 @@ pub(super) fn run(args: &BenchArgs) -> CliResult<ExitCode> {
     match &args.bench {
         Bench::Boot(options) => present(boot::run(*options)?, *options),
         Bench::Block(args) => present(block::run(args)?, args.options),
+        Bench::Net(args) => present(net::run(args)?, args.options),
         Bench::Density(options) => present(density::run(*options)?, *options),
         Bench::Victim(options) => present(victim::run(*options)?, *options),
         Bench::Limiter(args) => present(limiter::run(args)?, args.options),
         Bench::IdleVms(args) => idle_vms::hold(args),
         Bench::HostLoop(args) => block::run_host_loop(args),
+        Bench::TapLoop(args) => net::run_tap_loop(args),
+        Bench::NetPeer(args) => net::run_peer(args),
     }
 }
 

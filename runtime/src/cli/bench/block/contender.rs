@@ -140,7 +140,7 @@ impl Setup {
     fn qemu(&self, direct: bool, arguments: &[String]) -> Command {
         // No argument has a character that would have to be escaped.
         let quoted: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
-        let cmdline = format!("{} --{quoted}", qemu::DISK_WORDS);
+        let cmdline = format!("{} --{quoted}", qemu::DEVICE_WORDS);
         qemu::command_with_disk(self.image.path(), self.memory_mib, &cmdline, (self.disk.path(), direct))
     }
 }
