@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::accept::GREETINGS_BYTES;
+use super::packet::HEADER;
+use super::switch::REPLIES;
 use crate::virtio::spec::device_type;
 use crate::virtio::{ConfigSpace, DeviceMemory, Identity};
 
@@ -10,8 +13,9 @@ pub const MAX_CONNECTIONS: u32 = 10_000;
 /// How long a guest has to answer, unless it is told otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Room that a connection of the guest has for what its host's end does not take, in bytes.
-pub(super) const WINDOW: u32 = 64 << 10;
+/// Room that a connection of the guest has for what its host's end does not take, in bytes: the first of which there is so
+/// much left in the VM's account. Without any, there is no connection.
+pub(super) const WINDOWS: [u32; 3] = [64 << 10, 16 << 10, 4 << 10];
 /// What a connection takes besides, with its task and what watches its socket.
 pub(super) const CONNECTION_BYTES: u64 = 2 << 10;
 
@@ -66,8 +70,10 @@ impl VsockOptions {
     /// What such a device takes of the host's memory. A connection's room for what its host's end does not take is
     /// counted when the connection is made, because that is when the guest is promised it.
     pub fn memory(&self) -> DeviceMemory {
-        let connections = u64::from(self.connections()) * (CONNECTION_BYTES + u64::from(WINDOW));
-        DeviceMemory::of_chains(&self.identity()).and(0, connections)
+        let [window, ..] = WINDOWS;
+        let connections = u64::from(self.connections()) * (CONNECTION_BYTES + u64::from(window));
+        let answers = (2 * REPLIES * HEADER.next_multiple_of(16)) as u64;
+        DeviceMemory::of_chains(&self.identity()).and(GREETINGS_BYTES + answers, connections)
     }
 
     /// How many connections there may be.

@@ -14,10 +14,25 @@
 //! The crate `virtio-vsock` is not used: its packets hold slices of guest memory and are made from descriptor
 //! chains that `virtio-queue` walks, both of which this crate does without (docs/adr/0005).
 
+mod accept;
+mod buffer;
 mod config;
-#[allow(dead_code, reason = "read by the device, which comes next")]
+mod connection;
+mod credit;
+mod device;
+mod event;
+mod flaw;
 mod host;
+mod making;
 pub mod packet;
+mod receive;
+mod switch;
+mod table;
+#[cfg(test)]
+mod test_util;
+mod transmit;
+mod watch;
 
 pub use config::{CONNECT_TIMEOUT, MAX_CONNECTIONS, VsockOptions};
+pub use device::VsockDevice;
 pub use host::{ConnectError, ListenError, VsockHandle, VsockIncoming, VsockListener, VsockSource};

@@ -1,0 +1,181 @@
+//! How connections come to be: the host asks the guest, or the guest asks the host.
+//!
+//! Owns what is checked and counted before there is one. Part of the [`Switch`].
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use ringlet_io::Held;
+use ringlet_io::unix::Stream;
+use ringlet_metrics::ConnectionResult;
+
+use super::config::{CONNECTION_BYTES, WINDOWS};
+use super::connection::{Caller, Connection, Phase};
+use super::host::ConnectError;
+use super::packet::{Header, Op};
+use super::switch::Switch;
+use super::table::{Id, Pair};
+use super::watch::watch;
+
+impl Switch {
+    /// What is counted for a new connection, and how much room the guest gets with it; `None`: there may be no more.
+    fn admit(&self) -> Option<(u32, Held)> {
+        if self.table.borrow().is_full() {
+            return None;
+        }
+        let take = |window: u32| Some((window, self.buffers.try_take(CONNECTION_BYTES + u64::from(window))?));
+        WINDOWS.into_iter().find_map(take)
+    }
+
+    fn insert(self: &Rc<Self>, mut connection: Connection, op: Option<Op>) -> Id {
+        if let Some(op) = op {
+            connection.owe(op);
+        }
+        let is_watched = connection.stream.is_some();
+        let id = self.table.borrow_mut().insert(connection);
+        self.metrics.connections.inc();
+        if is_watched {
+            self.watch(id);
+        }
+        self.queue(id);
+        id
+    }
+
+    /// A connection from port 9 of a guest that takes all there is.
+    #[cfg(test)]
+    pub(super) fn open_for_test(self: &Rc<Self>, stream: Stream) {
+        let Some((window, held)) = self.admit() else { return };
+        let host = self.table.borrow_mut().free_port(9);
+        let mut connection = Connection::new(Pair { guest: 9, host }, Phase::Open, window, held);
+        connection.stream = Some(Rc::new(stream));
+        assert_eq!(connection.credit.hear(u32::MAX, 0), Ok(()));
+        self.insert(connection, None);
+    }
+
+    fn watch(self: &Rc<Self>, id: Id) {
+        let job = self.spawn(watch(Rc::clone(self), id));
+        if let Some(connection) = self.table.borrow_mut().get(id) {
+            connection.watcher = Some(job);
+        }
+    }
+
+    /// Connects a socket to a port of the guest.
+    pub(super) fn connect(self: &Rc<Self>, port: u32, stream: io::Result<Stream>, caller: Caller) {
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.result(ConnectionResult::Failed);
+                self.fail("a connection cannot be watched", &error);
+                return caller.refuse(ConnectError::NoResources);
+            }
+        };
+        let Some((window, held)) = self.admit() else {
+            self.result(ConnectionResult::Full);
+            return caller.refuse(ConnectError::Full);
+        };
+        let host = self.table.borrow_mut().free_port(port);
+        let pair = Pair { guest: port, host };
+        let mut connection = Connection::new(pair, Phase::Requested(caller), window, held);
+        connection.stream = Some(Rc::new(stream));
+        self.insert(connection, Some(Op::Request));
+    }
+
+    /// The guest has had its time to answer.
+    pub(super) fn expire(&self, id: Id) {
+        let mut table = self.table.borrow_mut();
+        let Some(connection) = table.get(id).filter(|connection| connection.is_requested()) else { return };
+        self.result(ConnectionResult::TimedOut);
+        if !connection.is_unheard_of() {
+            connection.end(ConnectError::TimedOut);
+            drop(table);
+            return self.queue(id);
+        }
+        connection.end(ConnectError::NoDriver);
+        drop(table);
+        drop(self.remove(id));
+    }
+
+    /// The guest asks for a connection: what became of that, if it is known yet.
+    pub(super) fn requested(self: &Rc<Self>, header: &Header, pair: Pair) -> Option<ConnectionResult> {
+        let Some((window, held)) = self.admit() else { return Some(ConnectionResult::Full) };
+        let connection = |phase| {
+            let mut connection = Connection::new(pair, phase, window, held);
+            // Nothing was sent yet, so that it has passed on nothing.
+            connection.credit.hear(header.buf_alloc, header.fwd_cnt).map(|()| connection)
+        };
+        match self.door.0.offer(pair.host, pair.guest) {
+            Some(Ok(fd)) => match Stream::new(fd) {
+                Ok(stream) => {
+                    let Ok(mut connection) = connection(Phase::Open) else {
+                        return Some(ConnectionResult::Failed);
+                    };
+                    connection.stream = Some(Rc::new(stream));
+                    self.insert(connection, Some(Op::Response));
+                    Some(ConnectionResult::Established)
+                }
+                Err(error) => {
+                    self.fail("a connection cannot be watched", &error);
+                    Some(ConnectionResult::Failed)
+                }
+            },
+            Some(Err(_)) => Some(ConnectionResult::Refused),
+            None if self.path.is_some() => {
+                let Ok(connection) = connection(Phase::Connecting) else {
+                    return Some(ConnectionResult::Failed);
+                };
+                let id = self.insert(connection, None);
+                self.table.borrow_mut().want(id);
+                self.wanted.notify_one();
+                None
+            }
+            None => Some(ConnectionResult::Refused),
+        }
+    }
+
+    /// A connection of the guest for which a socket is to be connected to, and the socket's path.
+    pub(super) fn next_wanted(&self) -> Option<(Id, PathBuf)> {
+        let path = self.path.as_ref()?;
+        let (id, pair) = self.table.borrow_mut().next_wanted()?;
+        let mut path = OsString::from(path);
+        path.push(format!("_{}", pair.host));
+        Some((id, path.into()))
+    }
+
+    /// A socket was connected to for the guest, or not.
+    pub(super) fn connected(self: &Rc<Self>, id: Id, socket: io::Result<OwnedFd>) {
+        let stream = socket.and_then(Stream::new);
+        let mut table = self.table.borrow_mut();
+        let Some(connection) = table.get(id).filter(|c| matches!(c.phase, Phase::Connecting)) else { return };
+        let is_watched = match stream {
+            Ok(stream) => {
+                connection.phase = Phase::Open;
+                connection.stream = Some(Rc::new(stream));
+                connection.owe(Op::Response);
+                self.result(ConnectionResult::Established);
+                true
+            }
+            Err(error) => {
+                connection.end(ConnectError::Refused);
+                let is_nobody = matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
+                );
+                if is_nobody {
+                    self.result(ConnectionResult::Refused);
+                } else {
+                    self.result(ConnectionResult::Failed);
+                    self.fail("a socket that the guest asks for cannot be connected to", &error);
+                }
+                false
+            }
+        };
+        drop(table);
+        if is_watched {
+            self.watch(id);
+        }
+        self.queue(id);
+    }
+}
