@@ -5,7 +5,6 @@
 //! that are waited for in number; nothing behind it is taken from the socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::str;
 use std::time::Duration;
@@ -45,10 +44,10 @@ pub(super) async fn accept(switch: Rc<Switch>, acceptor: Acceptor) {
                     switch.connect(port, Ok(stream), Caller::Socket);
                 }
             }
-            accepted = acceptor.accept(), if greetings.len() < GREETINGS => match accepted {
-                Ok(socket) => {
+            accepted = acceptor.accept(), if greetings.len() < GREETINGS => match accepted.and_then(Stream::new) {
+                Ok(stream) => {
                     budget.spend().await;
-                    greetings.push(greet(switch.cx.timer().clone(), socket));
+                    greetings.push(greet(switch.cx.timer().clone(), stream, GREETING_TIME));
                 }
                 Err(error) => {
                     switch.fail("connections to a guest cannot be accepted", &error);
@@ -60,12 +59,11 @@ pub(super) async fn accept(switch: Rc<Switch>, acceptor: Acceptor) {
 }
 
 /// Waits for the first line; `None`: there is none that makes sense, or not in time.
-async fn greet(timer: Timer, socket: OwnedFd) -> Option<(Stream, u32)> {
-    let stream = Stream::new(socket).ok()?;
+async fn greet(timer: Timer, stream: Stream, limit: Duration) -> Option<(Stream, u32)> {
     let port = tokio::select! {
         biased;
         port = wanted_port(&stream) => port,
-        () = timer.sleep(GREETING_TIME) => None,
+        () = timer.sleep(limit) => None,
     };
     Some((stream, port?))
 }

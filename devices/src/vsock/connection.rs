@@ -192,7 +192,7 @@ impl Connection {
         self.credit.hear(header.buf_alloc, header.fwd_cnt)?;
         self.asked &= self.credit.allowed() == 0;
         match (&self.phase, op) {
-            (Phase::Requested(_), Op::Response) => return Ok(After::Established),
+            (Phase::Requested(_), Op::Response) if !self.is_unheard_of() => return Ok(After::Established),
             (Phase::Open, Op::Data) => self.take_data(header.len, data)?,
             (Phase::Open, Op::Shutdown) => self.shut_down(header.flags)?,
             (Phase::Connecting, Op::Shutdown) => self.end(ConnectError::Reset),

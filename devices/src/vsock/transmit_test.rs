@@ -1,1 +1,203 @@
+use std::time::Duration;
 
+use ringlet_io::limiter::{Level, Limits, PerUnit, TokenBucket};
+use ringlet_io::{EngineKind, Gate, Limiter, LimiterSeed};
+
+use super::*;
+use crate::testing::{Buffer, Options, Rig, wait_until};
+use crate::vsock::VsockSource;
+use crate::vsock::packet::{HOST_CID, MAX_CID, NO_MORE_SENT};
+use crate::vsock::switch::REPLIES;
+use crate::vsock::test_util::*;
+
+/// Headers that mean nothing, from port 9 to port 5, and whether they are answered.
+fn malformed() -> Vec<(Header, bool)> {
+    let data = Bench::header(Op::Data, 9, 5);
+    vec![
+        (Header { src_cid: CID + 1, ..data }, false),
+        (Header { src_cid: HOST_CID, ..data }, false),
+        (Header { src_cid: CID | 1 << 32, ..data }, false),
+        (Header { dst_cid: CID, ..data }, false),
+        (Header { dst_cid: MAX_CID + 1, ..data }, false),
+        (Header { dst_cid: HOST_CID | 1 << 32, ..data }, false),
+        (Header { kind: 0, ..data }, true),
+        (Header { kind: 2, ..data }, true),
+        (Header { op: 0, ..data }, true),
+        (Header { op: 8, ..data }, true),
+        (Header { op: u16::MAX, ..data }, true),
+        (Header { len: 101, ..data }, true),
+        (Header { len: u32::MAX, ..data }, true),
+    ]
+}
+
+#[test]
+fn sec_07_malformed_packets_are_counted_and_those_of_the_guest_are_answered() {
+    let mut bench = Bench::new();
+    for (n, (header, is_answered)) in (1..).zip(malformed()) {
+        bench.send(header, &bytes(100));
+        assert_eq!(bench.bad(), n, "{header:?}");
+        let answer =
+            bench.poll().map(|(answer, _)| (answer.op, answer.kind, answer.dst_port, answer.src_port));
+        assert_eq!(answer, is_answered.then_some((Op::Reset.number(), header.kind, 9, 5)), "{header:?}");
+    }
+    // Nobody answers an answer.
+    bench.send(Header { kind: 9, ..Bench::header(Op::Reset, 9, 5) }, &[]);
+    assert_eq!((bench.poll(), bench.connections()), (None, 0));
+    assert_eq!(bench.rig.metrics.broken_queues.get(), 0);
+}
+
+/// Each ends its connection, and no other.
+#[test]
+fn sec_07_malformed_packets_end_their_connection_only() {
+    let mut bench = Bench::new();
+    let (mut other, other_host) = bench.connected();
+    let lies = [
+        (Op::Data.number(), Header { len: 101, ..Header::default() }),
+        (Op::Data.number(), Header { len: 65_537, ..Header::default() }),
+        (Op::Data.number(), Header { fwd_cnt: 1, ..Header::default() }),
+        (Op::CreditUpdate.number(), Header { fwd_cnt: 1 << 30, ..Header::default() }),
+        (Op::Shutdown.number(), Header { flags: 4, ..Header::default() }),
+        (Op::Request.number(), Header::default()),
+        (Op::Response.number(), Header::default()),
+        (9, Header::default()),
+    ];
+    for (n, (op, lie)) in (1..).zip(lies) {
+        let (mut stream, host) = bench.connected();
+        let header = Header {
+            op,
+            len: lie.len,
+            fwd_cnt: lie.fwd_cnt,
+            flags: lie.flags,
+            ..Bench::header(Op::Data, 7, host)
+        };
+        let there = if lie.len == 65_537 { 65_537 } else { 100 };
+        bench.send(header, &bytes(there));
+        assert_eq!(bench.expect(Op::Reset), (7, host), "{header:?}");
+        assert!(rest_of(&mut stream).is_empty(), "nothing of it is passed on");
+        assert_eq!((bench.bad(), bench.connections()), (n, 1), "{header:?}");
+    }
+    bench.write(7, other_host, b"still there");
+    assert_eq!(taken(&mut other, 11), b"still there");
+}
+
+#[test]
+fn sec_07_a_guest_answers_what_it_was_asked_and_nothing_else() {
+    let mut bench = Bench::new();
+    let (_stream, answer) = bench.connect(7);
+    wait_until("it is asked", || bench.connections() == 1);
+    // It can guess the port.
+    bench.say(Op::Response, 7, 1 << 30);
+    assert_eq!(bench.expect(Op::Reset), (7, 1 << 30));
+    assert!(answer.recv().unwrap().is_err());
+    let (_stream, answer) = bench.connect(7);
+    let (_, host) = bench.expect(Op::Request);
+    bench.write(7, host, b"too early");
+    assert_eq!(bench.expect(Op::Reset), (7, host));
+    assert!(answer.recv().unwrap().is_err());
+    let (_stream, host) = bench.connected();
+    bench.send(Header { flags: NO_MORE_SENT, ..Bench::header(Op::Shutdown, 7, host) }, &[]);
+    bench.write(7, host, b"too late");
+    assert_eq!(bench.expect(Op::Reset), (7, host));
+    assert_eq!((bench.bad(), bench.connections()), (3, 0));
+}
+
+#[test]
+fn packets_without_a_connection_are_answered_by_a_reset() {
+    let mut bench = Bench::new();
+    for op in [Op::Request, Op::Response, Op::Shutdown, Op::Data, Op::CreditUpdate, Op::CreditRequest] {
+        bench.say(op, 9, 5);
+        assert_eq!(bench.expect(Op::Reset), (9, 5), "{op:?}");
+    }
+    bench.say(Op::Reset, 9, 5);
+    assert_eq!((bench.poll(), bench.bad()), (None, 0), "none of them need be a mistake");
+}
+
+#[test]
+fn sec_07_chains_that_hold_no_packet_are_refused_and_the_queue_goes_on() {
+    let mut bench = Bench::new();
+    let at = Rig::DATA;
+    for buffers in [
+        &[Buffer::readable(at, 44), Buffer::writable(at + 0x100, 8)][..],
+        &[Buffer::writable(at, 100)],
+        &[Buffer::readable(at, 43)],
+    ] {
+        bench.rig.send(&mut bench.tx, buffers);
+        assert_eq!(bench.rig.used(&mut bench.tx).len, 0);
+    }
+    assert_eq!(bench.bad(), 3);
+    let (mut stream, host) = bench.connected();
+    bench
+        .rig
+        .ram
+        .write(at, &[&Header { len: 3, ..Bench::header(Op::Data, 7, host) }.bytes()[..], b"abcd"].concat())
+        .unwrap();
+    let pieces: Vec<_> = (0..48).map(|n| Buffer::readable(at + n, 1)).collect();
+    bench.rig.send(&mut bench.tx, &pieces);
+    bench.rig.used(&mut bench.tx);
+    assert_eq!(taken(&mut stream, 3), b"abc", "however it is cut, and no more than it says");
+}
+
+/// Asking for connections without end, and not listening to the answers.
+#[test]
+fn sec_02_a_guest_that_takes_no_answers_is_not_listened_to() {
+    let mut bench = Bench::new();
+    for port in 0..REPLIES as u32 {
+        bench.say(Op::Request, port, 5);
+    }
+    bench.post(Bench::header(Op::Request, 1000, 5), &[]);
+    bench.rig.settle();
+    assert_eq!(bench.tx.take_used(), None, "it waits");
+    bench.rig.suspend().unwrap();
+    bench.rig.resume().unwrap();
+    bench.rig.settle();
+    assert_eq!(bench.tx.take_used(), None, "and holds up nobody");
+    assert_eq!(bench.expect(Op::Reset), (0, 5));
+    bench.rig.used(&mut bench.tx);
+    for port in (1..REPLIES as u32).chain([1000]) {
+        assert_eq!(bench.expect(Op::Reset), (port, 5));
+    }
+    assert_eq!((bench.poll(), bench.connections()), (None, 0));
+}
+
+#[test]
+fn a_packet_is_admitted_before_it_is_taken() {
+    let gate = Gate::new();
+    let rig = Options { limiter: LimiterSeed::gated(gate.clone()), ..Options::new(EngineKind::Epoll) };
+    let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
+    gate.let_through(2);
+    let (mut stream, host) = bench.connected();
+    let header = Header { len: 5, ..Bench::header(Op::Data, 7, host) };
+    bench.post(header, b"hello");
+    bench.rig.settle();
+    bench.rig.suspend().unwrap();
+    assert_eq!(bench.rig.save().unwrap().queues[1].unwrap().next_avail, 1, "it is still the driver's");
+    bench.rig.resume().unwrap();
+    gate.let_through(1);
+    bench.rig.used(&mut bench.tx);
+    assert_eq!(taken(&mut stream, 5), b"hello");
+    assert_eq!(gate.costs(), [Cost::read(0), Cost::write(0), Cost::write(5)]);
+}
+
+#[test]
+fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
+    let hour = Duration::from_secs(3600);
+    let limited = |operations: Option<u64>, bytes: Option<u64>| {
+        let bucket = |size| TokenBucket::new(size, hour);
+        let write = PerUnit { operations: operations.map(bucket), bytes: bytes.map(bucket) };
+        let limits = Limits { write, ..Limits::default() };
+        let limiter = LimiterSeed::new(move |cx, _| {
+            Ok(Limiter::levels(cx.timer(), vec![Level::new(&limits, MonoTime::now())?]))
+        });
+        let rig = Options { limiter, ..Options::new(EngineKind::Epoll) };
+        let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
+        let (_stream, host) = bench.connected();
+        for _ in 0..20 {
+            bench.post(Header { len: 1000, ..Bench::header(Op::Data, 7, host) }, &[1; 1000]);
+        }
+        wait_until("some are sent", || bench.tx.used_index() > 1);
+        bench.rig.settle();
+        bench.tx.used_index() - 1
+    };
+    assert_eq!(limited(Some(6), None), 5, "the answer was one");
+    assert_eq!(limited(None, Some(3_500)), 3);
+}

@@ -22,6 +22,8 @@ pub fn sec_02_without_cpu_time_nothing_is_begun_and_nothing_waits_for_that(
     let rig = &bench.rig;
     let mut queue = bench.up();
     bench.serve(&mut queue, 0);
+    // Until it looks for the next, or it may have begun that.
+    rig.settle();
     rig.take_cpu_time();
     bench.ask(&mut queue, 1);
     rig.settle();
