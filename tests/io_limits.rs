@@ -113,7 +113,10 @@ on_both_engines! {
     async fn sec_02_the_vms_of_a_tenant_get_no_more_than_its_limits_and_share_them_by_weight(host: Host) {
         let tenant = |iops| TenantConfig {
             name: "acme".into(),
-            limits: TenantLimits { disk: DiskLimits { iops: Some(iops), ..DiskLimits::default() } },
+            limits: TenantLimits {
+                disk: DiskLimits { iops: Some(iops), ..DiskLimits::default() },
+                ..TenantLimits::default()
+            },
         };
         let begun = Instant::now();
         let guests = [100, 300].map(|weight| {
@@ -150,7 +153,10 @@ on_both_engines! {
         const REQUEST: u64 = 512 << 10;
         let tenant = TenantConfig {
             name: "acme".into(),
-            limits: TenantLimits { disk: DiskLimits { bps: Some(RATE), ..DiskLimits::default() } },
+            limits: TenantLimits {
+                disk: DiskLimits { bps: Some(RATE), ..DiskLimits::default() },
+                ..TenantLimits::default()
+            },
         };
         let begun = Instant::now();
         let vms = rounds(5);
@@ -251,7 +257,7 @@ fn the_vms_of_a_tenant_of_the_command_line_have_its_limits_together() {
     let least = 2 * (100 + rounds(50));
     assert!(least as f64 <= most, "{least} requests, at most {most}");
     let refused = run(&["run", "exit", "--tenant", "acme,cpu.max=50ms"]).expect(125);
-    assert!(refused.stderr.contains("limits of disks only"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("limits of disks and networks only"), "{}", refused.stderr);
     let refused = run(&["run", "exit", "--tenant", "a b"]).expect(125);
     assert!(refused.stderr.contains("tenant.name"), "{}", refused.stderr);
 }

@@ -9,7 +9,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 
 use common::{Guest, Host, on_both_engines, within};
-use ringlet::{AntiSpoof, MacAddress, NetworkInterface, VmConfig};
+use ringlet::{
+    AntiSpoof, Bucket, LimitsConfig, MacAddress, NetLimits, NetRates, NetworkInterface, RateLimiter,
+    TenantConfig, TenantLimits, VmConfig,
+};
 
 const GUEST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
 const OUR_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
@@ -18,11 +21,20 @@ const US: [u8; 4] = [192, 0, 2, 1];
 
 /// The guest, and the wire to it: a datagram is a frame.
 fn guest(host: &Host, change: impl FnOnce(NetworkInterface) -> NetworkInterface) -> (Guest, UnixDatagram) {
+    guest_with(host, change, |config| config)
+}
+
+/// As [`guest`], with more in the VM's configuration.
+fn guest_with(
+    host: &Host,
+    change: impl FnOnce(NetworkInterface) -> NetworkInterface,
+    vm: impl FnOnce(VmConfig) -> VmConfig,
+) -> (Guest, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_read_timeout(Some(common::deadline())).unwrap();
     let interface = NetworkInterface::fds("net0", [theirs.as_raw_fd()]).mac(MacAddress(GUEST_MAC));
     let config = VmConfig::new("http").memory_mib(64).network_interface(change(interface));
-    let guest = host.bundled_with(config.args(["ip=192.0.2.2/24"]));
+    let guest = host.bundled_with(vm(config.args(["ip=192.0.2.2/24"])));
     (guest, ours)
 }
 
@@ -38,9 +50,20 @@ fn is_answer(frame: &[u8]) -> bool {
     frame.starts_with(&[&OUR_MAC[..], &GUEST_MAC, &[8, 6], &arp].concat())
 }
 
+/// How many wait for a level of the VM's limits.
+fn waiting(guest: &Guest, level: &str) -> i64 {
+    let limiters = guest.vm.metrics().limiters();
+    limiters.iter().find(|(name, _)| name == level).map_or(0, |(_, reading)| reading.waiting)
+}
+
 /// Asks until the guest answers.
 fn answered(wire: &UnixDatagram) {
     wire.send(&question()).unwrap();
+    until_answered(wire);
+}
+
+/// Reads until the guest answers what it was asked.
+fn until_answered(wire: &UnixDatagram) {
     let mut frame = [0; 2048];
     loop {
         let len = wire.recv(&mut frame).expect("the guest answers");
@@ -81,6 +104,83 @@ on_both_engines! {
             }
         }
         within(guest.vm.stop()).await;
+    }
+
+    async fn a_link_goes_down_and_up_while_the_guest_runs(host: Host) {
+        let (guest, wire) = guest(&host, |interface| interface);
+        guest.until_printed("ready on port 80");
+        answered(&wire);
+        within(guest.vm.set_link("net0", false)).await.unwrap();
+        // Orders are carried out one after the other: the device has heard of that one when it has paused.
+        within(guest.vm.pause()).await.unwrap();
+        within(guest.vm.resume()).await.unwrap();
+        // Nothing is received: the question stays in the socket, and nobody answers it.
+        wire.send(&question()).unwrap();
+        within(guest.vm.pause()).await.unwrap();
+        within(guest.vm.resume()).await.unwrap();
+        wire.set_nonblocking(true).unwrap();
+        assert_eq!(wire.recv(&mut [0; 2048]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        wire.set_nonblocking(false).unwrap();
+        // That one is answered when it is up again.
+        within(guest.vm.set_link("net0", true)).await.unwrap();
+        until_answered(&wire);
+        answered(&wire);
+        let error = within(guest.vm.set_link("net1", true)).await.unwrap_err().to_string();
+        assert!(error.contains("net1"), "{error}");
+        within(guest.vm.stop()).await;
+        assert!(within(guest.vm.set_link("net0", true)).await.is_err());
+    }
+
+    async fn limits_of_an_interface_change_while_the_guest_runs(host: Host) {
+        let (guest, wire) = guest(&host, |interface| interface);
+        guest.until_printed("ready on port 80");
+        answered(&wire);
+        // One packet, and then none for an hour.
+        let packets = |size| {
+            let bucket = Bucket { size, one_time_burst: None, refill_time: 3_600_000 };
+            RateLimiter { ops: Some(bucket), bandwidth: None }
+        };
+        within(guest.vm.set_net_rate_limiters("net0", packets(1), RateLimiter::default())).await.unwrap();
+        answered(&wire);
+        wire.send(&question()).unwrap();
+        common::eventually("the next one waits", || waiting(&guest, "net0") == 1);
+        wire.set_nonblocking(true).unwrap();
+        assert_eq!(wire.recv(&mut [0; 2048]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        wire.set_nonblocking(false).unwrap();
+        within(guest.vm.set_net_rate_limiters("net0", packets(0), packets(0))).await.unwrap();
+        until_answered(&wire);
+        within(guest.vm.stop()).await;
+    }
+
+    async fn sec_02_all_interfaces_of_a_vm_and_of_a_tenant_have_limits_together(host: Host) {
+        let one = NetLimits { rx: NetRates { bps: None, pps: Some(1) }, ..NetLimits::default() };
+        let tenant = |net| TenantConfig { name: "acme".into(), limits: TenantLimits { net, ..TenantLimits::default() } };
+        let of_vm = LimitsConfig::default().net(one);
+        let vm = guest_with(&host, |it| it, |config| config.limits(of_vm).tenant(tenant(NetLimits::default())));
+        let other = guest_with(&host, |it| it, |config| config.tenant(tenant(NetLimits::default())));
+        for (guest, wire) in [&vm, &other] {
+            guest.until_printed("ready on port 80");
+            answered(wire);
+        }
+        let flood = |wire: &UnixDatagram| (0..8).for_each(|_| drop(wire.send(&question())));
+        flood(&vm.1);
+        common::eventually("the VM's limit holds", || waiting(&vm.0, "vm.net") == 1);
+        flood(&other.1);
+        answered(&other.1);
+        // The tenant's is for both.
+        host.runtime.limit_tenant(&tenant(one)).unwrap();
+        within(vm.0.vm.set_limits(LimitsConfig::default())).await.unwrap();
+        flood(&vm.1);
+        flood(&other.1);
+        common::eventually("the tenant's limit holds", || {
+            let text = host.runtime.registry().encode();
+            text.contains(r#"ringlet_tenant_waiting_operations{tenant="acme",limiter="net"} 2"#)
+        });
+        host.runtime.limit_tenant(&tenant(NetLimits::default())).unwrap();
+        for (guest, wire) in [&vm, &other] {
+            answered(wire);
+            within(guest.vm.stop()).await;
+        }
     }
 
     async fn a_peer_that_goes_leaves_the_guest_running(host: Host) {

@@ -34,8 +34,8 @@ struct Inner {
     files: OnceCell<Arc<Semaphore>>,
     /// In the order in which they were made; there are few.
     levels: RefCell<Vec<(Box<str>, Level)>>,
-    /// Its place among the VMs of its tenant.
-    member: OnceCell<Member>,
+    /// Its places among the VMs of its tenant, by what is shared there.
+    members: RefCell<Vec<(&'static str, Member)>>,
     hold: Hold,
     /// How many wait for the end of what was begun.
     draining: Cell<u32>,
@@ -81,7 +81,7 @@ impl Owner {
             recent: Cell::new((0, 0)),
             files: OnceCell::new(),
             levels: RefCell::default(),
-            member: OnceCell::new(),
+            members: RefCell::default(),
             hold,
             draining: Cell::new(0),
         }))
@@ -161,14 +161,19 @@ impl Owner {
         levels.iter().find(|(other, _)| **other == *name).map(|(_, level)| level.clone())
     }
 
-    /// The owner's place below `tenant`, with `weight`: the one that it has, if it has one.
-    pub fn member(&self, tenant: &Shared, weight: u32) -> Member {
-        self.0.member.get_or_init(|| tenant.member(weight)).clone()
+    /// The owner's place below `tenant` where `what` is shared, with `weight`: the one that it has, if it has one.
+    pub fn member(&self, what: &'static str, tenant: &Shared, weight: u32) -> Member {
+        self.existing_member(what).unwrap_or_else(|| {
+            let member = tenant.member(weight);
+            self.0.members.borrow_mut().push((what, member.clone()));
+            member
+        })
     }
 
-    /// The owner's place below its tenant, if it has one.
-    pub fn existing_member(&self) -> Option<Member> {
-        self.0.member.get().cloned()
+    /// The owner's place below its tenant where `what` is shared, if it has one.
+    pub fn existing_member(&self, what: &str) -> Option<Member> {
+        let members = self.0.members.borrow();
+        members.iter().find(|(other, _)| *other == what).map(|(_, member)| member.clone())
     }
 
     pub(crate) fn file_operations(&self, make: impl FnOnce() -> Arc<Semaphore>) -> Arc<Semaphore> {

@@ -180,7 +180,9 @@ fn limiters(vms: &[Arc<VmMetrics>]) -> Vec<MetricFamily> {
 
 /// The levels of limits of all tenants.
 fn tenants(state: &State) -> Vec<MetricFamily> {
-    let read = |(name, source): (Box<str>, Arc<dyn LimiterSource>)| (vec![name.to_string()], source.read());
+    let read = |(name, limiter, source): (Box<str>, &'static str, Arc<dyn LimiterSource>)| {
+        (vec![name.to_string(), limiter.to_owned()], source.read())
+    };
     let readings: Vec<_> = state.live_tenants().into_iter().map(read).collect();
     TENANT_FAMILIES.of(&readings)
 }

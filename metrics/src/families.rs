@@ -155,7 +155,7 @@ impl VmMetrics {
     }
 
     /// Live devices by order of registration, one for each id.
-    pub(crate) fn live_devices(&self) -> Vec<Arc<DeviceMetrics>> {
+    pub fn live_devices(&self) -> Vec<Arc<DeviceMetrics>> {
         let mut live: Vec<Arc<DeviceMetrics>> = Vec::new();
         for device in lock(&self.devices).iter().filter_map(Weak::upgrade) {
             live.retain(|other| other.id() != device.id());

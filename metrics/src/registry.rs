@@ -37,8 +37,8 @@ struct Lists {
     /// By order of registration.
     vms: BTreeMap<u64, Weak<VmMetrics>>,
     shards: Vec<Weak<ShardMetrics>>,
-    /// The limits of tenants, by name.
-    tenants: Vec<(Box<str>, Weak<dyn LimiterSource>)>,
+    /// The limits of tenants, by name and by what they limit.
+    tenants: Vec<(Box<str>, &'static str, Weak<dyn LimiterSource>)>,
     /// The limits of the host, if it has any.
     host: Option<Weak<dyn LimiterSource>>,
 }
@@ -81,13 +81,14 @@ impl Registry {
         shard
     }
 
-    /// Exposes the limits of a tenant for as long as `source` lives. `name` is the label `tenant`, escaped and bounded to
-    /// [`MAX_LABEL_BYTES`].
-    pub fn register_tenant(&self, name: &str, source: Arc<dyn LimiterSource>) {
+    /// Exposes limits of a tenant for as long as `source` lives. `name` is the label `tenant`, escaped and bounded to
+    /// [`MAX_LABEL_BYTES`]; `limiter` says what they limit.
+    pub fn register_tenant(&self, name: &str, limiter: &'static str, source: Arc<dyn LimiterSource>) {
         let name = label_value(name, MAX_LABEL_BYTES);
         let mut lists = lock(&self.0.state.lists);
-        lists.tenants.retain(|(other, source)| source.strong_count() > 0 && *other != name);
-        lists.tenants.push((name, Arc::downgrade(&source)));
+        let is_other = |other: &str, its: &str| other != &*name || its != limiter;
+        lists.tenants.retain(|(other, its, source)| source.strong_count() > 0 && is_other(other, its));
+        lists.tenants.push((name, limiter, Arc::downgrade(&source)));
     }
 
     /// Exposes the limits of the host, above those of all tenants, for as long as `source` lives. Of two the later is
@@ -156,9 +157,10 @@ impl State {
     }
 
     /// The limits of live tenants.
-    pub(crate) fn live_tenants(&self) -> Vec<(Box<str>, Arc<dyn LimiterSource>)> {
+    pub(crate) fn live_tenants(&self) -> Vec<(Box<str>, &'static str, Arc<dyn LimiterSource>)> {
         let lists = lock(&self.lists);
-        lists.tenants.iter().filter_map(|(name, source)| Some((name.clone(), source.upgrade()?))).collect()
+        let live = lists.tenants.iter();
+        live.filter_map(|(name, limiter, source)| Some((name.clone(), *limiter, source.upgrade()?))).collect()
     }
 
     /// The limits of the host.

@@ -307,7 +307,9 @@ fn limits_are_exposed_as_long_as_their_owners_live() {
     // Of two with one name the later is told.
     vm.register_limiter("disk0", Arc::new(Level(1)));
     vm.register_limiter("disk0", Arc::new(Level(2)));
-    registry.register_tenant("acme", Arc::clone(&tenant));
+    registry.register_tenant("acme", "disk", Arc::clone(&tenant));
+    let net: Arc<dyn LimiterSource> = Arc::new(Level(8));
+    registry.register_tenant("acme", "net", Arc::clone(&net));
     let host: Arc<dyn LimiterSource> = Arc::new(Level(9));
     registry.register_host(Arc::clone(&host));
     let text = registry.encode();
@@ -315,13 +317,14 @@ fn limits_are_exposed_as_long_as_their_owners_live() {
         r#"ringlet_limiter_operations_total{vm="v",limiter="disk0"} 2"#,
         r#"ringlet_limiter_throttled_seconds_total{vm="v",limiter="disk0"} 1.5"#,
         r#"ringlet_limiter_tokens{vm="v",limiter="disk0",meter="read_bytes"} -3"#,
-        r#"ringlet_tenant_operations_total{tenant="acme"} 7"#,
+        r#"ringlet_tenant_operations_total{tenant="acme",limiter="disk"} 7"#,
+        r#"ringlet_tenant_operations_total{tenant="acme",limiter="net"} 8"#,
         "ringlet_host_limit_operations_total 9",
         r#"ringlet_host_limit_tokens{meter="read_bytes"} -3"#,
     ] {
         assert!(text.contains(sample), "{sample}: {text}");
     }
-    drop((vm, tenant, host));
+    drop((vm, tenant, net, host));
     let text = registry.encode();
     assert!(!text.contains("ringlet_limiter_") && !text.contains("ringlet_tenant_"), "{text}");
     assert!(!text.contains("ringlet_host_"), "{text}");

@@ -300,7 +300,7 @@ pub(crate) const TENANT_WAITING: Spec = spec(
 pub(crate) const TENANT_TOKENS: Spec = spec(
     "ringlet_tenant_tokens",
     GAUGE,
-    &["tenant", "meter"],
+    &["tenant", "limiter", "meter"],
     "Tokens that a token bucket of a tenant has left; less than 0 if they are owed.",
 );
 
@@ -341,8 +341,8 @@ pub(crate) const HOST_TOKENS: Spec = spec(
     "Tokens that a token bucket of the host has left; less than 0 if they are owed.",
 );
 
-/// Labels of the families with one sample a tenant.
-const TENANT: &[&str] = &["tenant"];
+/// Labels of the families with one sample for each of a tenant's levels.
+const TENANT: &[&str] = &["tenant", "limiter"];
 /// Labels of the families with one sample a level of limits.
 const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.

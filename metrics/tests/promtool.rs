@@ -93,7 +93,7 @@ fn every_family_is_clean() {
         vm.freeze_vcpu_clock(1, u64::MAX);
         vm.register_limiter(vm.id(), Arc::clone(&level));
         vm.register_buffers(Arc::new(Account));
-        registry.register_tenant(vm.id(), Arc::clone(&level));
+        registry.register_tenant(vm.id(), "disk", Arc::clone(&level));
     }
     let devices: Vec<_> = (vms.iter())
         .flat_map(|vm| DeviceKind::ALL.iter().map(|kind| vm.register_device(vm.id(), *kind)))
@@ -116,7 +116,7 @@ fn every_family_is_clean() {
     let text = registry.encode();
     assert_clean(&text);
     // Every family that the crate knows was there to be judged.
-    assert_eq!(text.matches("# TYPE ").count(), 57, "{text}");
+    assert_eq!(text.matches("# TYPE ").count(), 59, "{text}");
 }
 
 #[test]

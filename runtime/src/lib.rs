@@ -44,8 +44,8 @@ pub use config::{
     MAX_DEVICES, MAX_DRAIN_TIMEOUT_MS, MAX_DRIVE_ID, MAX_IFACE_ID, MAX_MEMORY_MIB, MAX_NAME, MAX_PUBLISHED,
     MAX_QUEUE_PAIRS, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_SERIAL, MAX_VCPUS, MAX_VOLATILE_DISK, MAX_WEIGHT,
     MIN_BUFFERS_MAX, MIN_CPU_PERIOD_US, MIN_MEMORY_MIB, MIN_NET_MTU, MIN_QUEUE_SIZE, MacAddress,
-    MachineConfig, NetExtras, NetworkInterface, Passt, RateLimiter, TenantConfig, TenantLimits, VmConfig,
-    Volatile,
+    MachineConfig, NetExtras, NetLimits, NetRates, NetworkInterface, Passt, Pinning, RateLimiter,
+    TenantConfig, TenantLimits, VmConfig, Volatile,
 };
 pub use console::{Console, ConsoleBuffer, ConsoleInput, LineConsole, StreamConsole};
 pub use cpu::DEFAULT_CPU_WEIGHT;

@@ -7,16 +7,25 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringlet_io::MonoTime;
-use ringlet_io::limiter::{LimitError, Shared};
+use ringlet_io::limiter::{LimitError, Limits, Shared};
 use ringlet_metrics::{LimiterSource, Registry};
 
 use crate::config::{DiskLimits, TenantConfig, TenantLimits};
 use crate::error::{Error, Result};
 
+/// What limits the devices of a VM together with those of others, by their sort.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedLimits {
+    pub(crate) disks: Option<Shared>,
+    pub(crate) nets: Option<Shared>,
+}
+
 /// All tenants.
 pub(crate) struct Tenants {
     /// The host's limits, above those of all tenants.
     host: Shared,
+    /// Above the network interfaces of all tenants, without limits.
+    host_nets: Shared,
     host_is_limited: bool,
     registry: Registry,
     by_name: Mutex<HashMap<String, Arc<Tenant>>>,
@@ -26,7 +35,9 @@ pub(crate) struct Tenants {
 #[derive(Debug)]
 pub(crate) struct Tenant {
     /// The level of its disks.
-    pub(crate) disks: Shared,
+    disks: Shared,
+    /// The level of its network interfaces.
+    nets: Shared,
     limits: Mutex<TenantLimits>,
 }
 
@@ -42,19 +53,26 @@ impl Tenants {
         if !limits.is_empty() {
             registry.register_host(Arc::clone(host.stats()) as Arc<dyn LimiterSource>);
         }
-        Ok(Self { host, host_is_limited: !limits.is_empty(), registry, by_name: Mutex::default() })
+        let nets = Shared::new(&Limits::default(), MonoTime::now());
+        let host_nets = nets.map_err(|error| bad_limit("tenant", &error))?;
+        let host_is_limited = !limits.is_empty();
+        Ok(Self { host, host_nets, host_is_limited, registry, by_name: Mutex::default() })
     }
 
-    /// What limits the disks of a VM together with others': its tenant, or the host if that has limits.
-    pub(crate) fn disks(&self, tenant: Option<&Arc<Tenant>>) -> Option<Shared> {
-        let host = || self.host_is_limited.then(|| self.host.clone());
-        tenant.map(|tenant| tenant.disks.clone()).or_else(host)
+    /// What limits the devices of a VM together with others': its tenant, or the host if that has limits.
+    pub(crate) fn shared(&self, tenant: Option<&Arc<Tenant>>) -> SharedLimits {
+        match tenant {
+            Some(tenant) => {
+                SharedLimits { disks: Some(tenant.disks.clone()), nets: Some(tenant.nets.clone()) }
+            }
+            None => SharedLimits { disks: self.host_is_limited.then(|| self.host.clone()), nets: None },
+        }
     }
 
     /// The tenant of a VM that is made. An error if it has VMs, and other limits.
     pub(crate) fn enter(&self, config: &TenantConfig) -> Result<Arc<Tenant>> {
         let (mut tenants, now) = (self.lock(), MonoTime::now());
-        tenants.retain(|_, tenant| has_vms(tenant) || !tenant.disks.may_be_forgotten(now));
+        tenants.retain(|_, tenant| has_vms(tenant) || !tenant.may_be_forgotten(now));
         if let Some(tenant) = tenants.get(&config.name) {
             if !has_vms(tenant) {
                 tenant.limit(config.limits)?;
@@ -65,11 +83,15 @@ impl Tenants {
             }
             return Ok(Arc::clone(tenant));
         }
-        let TenantLimits { disk } = config.limits;
-        let disks = self.host.tenant(&disk.limits(), disk.weight(), now);
-        let disks = disks.map_err(|error| bad_limit("tenant", &error))?;
-        self.registry.register_tenant(&config.name, Arc::clone(disks.stats()) as Arc<dyn LimiterSource>);
-        let tenant = Arc::new(Tenant { disks, limits: Mutex::new(config.limits) });
+        let TenantLimits { disk, net } = config.limits;
+        let bad = |error| bad_limit("tenant", &error);
+        let disks = self.host.tenant(&disk.limits(), disk.weight(), now).map_err(bad)?;
+        let nets = self.host_nets.tenant(&net.limits(), net.weight(), now).map_err(bad)?;
+        for (limiter, level) in [("disk", &disks), ("net", &nets)] {
+            let source = Arc::clone(level.stats()) as Arc<dyn LimiterSource>;
+            self.registry.register_tenant(&config.name, limiter, source);
+        }
+        let tenant = Arc::new(Tenant { disks, nets, limits: Mutex::new(config.limits) });
         tenants.insert(config.name.clone(), Arc::clone(&tenant));
         Ok(tenant)
     }
@@ -93,13 +115,25 @@ fn has_vms(tenant: &Arc<Tenant>) -> bool {
 }
 
 impl Tenant {
+    /// Whether nobody could tell if it ended and came again.
+    fn may_be_forgotten(&self, now: MonoTime) -> bool {
+        self.disks.may_be_forgotten(now) && self.nets.may_be_forgotten(now)
+    }
+
     /// Gives it these limits and no others, live.
     fn limit(&self, new: TenantLimits) -> Result<()> {
         // Held, so that of two changes both levels have the later one.
         let mut limits = self.lock();
-        let change = self.disks.limits().change_to(&new.disk.limits());
-        self.disks.change(&change, MonoTime::now()).map_err(|error| bad_limit("tenant", &error))?;
-        self.disks.set_weight(new.disk.weight());
+        let levels = [
+            (&self.disks, new.disk.limits(), new.disk.weight()),
+            (&self.nets, new.net.limits(), new.net.weight()),
+        ];
+        let bad = |error| bad_limit("tenant", &error);
+        levels.iter().try_for_each(|(_, limits, _)| limits.check()).map_err(bad)?;
+        for (level, limits, weight) in levels {
+            level.change(&level.limits().change_to(&limits), MonoTime::now()).map_err(bad)?;
+            level.set_weight(weight);
+        }
         *limits = new;
         Ok(())
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlet_devices::virtio::HostEvent;
-use ringlet_metrics::{VmMetrics, VmState};
+use ringlet_io::limiter::Limits;
+use ringlet_metrics::{DeviceKind, VmMetrics, VmState};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{CONSOLE_ID, LimitsConfig, RateLimiter};
@@ -142,7 +143,7 @@ impl Vm {
     /// that this process does not have: a larger `cpu.weight` than the present one does.
     pub async fn set_limits(&self, limits: LimitsConfig) -> Result<()> {
         limits.validate()?;
-        self.command("be limited", |reply| VmCommand::SetLimits(limits, reply)).await
+        self.command("be limited", |reply| VmCommand::SetLimits(Box::new(limits), reply)).await
     }
 
     /// Changes the limits of one device (a drive's `drive_id`, `rng0`, `console0`), in any state before the VM's end: a
@@ -152,6 +153,38 @@ impl Vm {
         limiter.validate().map_err(|reason| Error::config("rate_limiter", reason))?;
         let (device, change) = (device.to_owned(), limiter.limits());
         self.command("be limited", |reply| VmCommand::LimitDevice { device, change, reply }).await
+    }
+
+    /// Changes what one network interface may receive and send, as [`Vm::set_rate_limiter`] does what it does of both
+    /// together.
+    pub async fn set_net_rate_limiters(
+        &self,
+        iface_id: &str,
+        received: RateLimiter,
+        sent: RateLimiter,
+    ) -> Result<()> {
+        for (field, limiter) in [("rx_rate_limiter", received), ("tx_rate_limiter", sent)] {
+            limiter.validate().map_err(|reason| Error::config(field, reason))?;
+        }
+        let device = iface_id.to_owned();
+        let change =
+            Limits { read: received.limits().total, write: sent.limits().total, ..Limits::default() };
+        self.command("be limited", |reply| VmCommand::LimitDevice { device, change, reply }).await
+    }
+
+    /// Takes the link of a network interface up or down, and tells the guest, in any state before the VM's end. While it is
+    /// down nothing is received, and what is sent is dropped. A link that went down because the host's side failed can be
+    /// taken up again, but fails again if that is gone. Returns when the VM has taken the order; an error if there is no
+    /// such interface.
+    pub async fn set_link(&self, iface_id: &str, up: bool) -> Result<()> {
+        let devices = self.metrics.live_devices();
+        if devices.iter().any(|device| device.id() == iface_id && device.kind() != DeviceKind::Net) {
+            return Err(Error::config("iface_id", format!("{iface_id:?} is no network interface")));
+        }
+        let device = iface_id.to_owned();
+        let event = if up { HostEvent::LinkUp } else { HostEvent::LinkDown };
+        let notice = |reply| VmCommand::Notice { device, event, reply: Some(reply) };
+        self.command("change a link", notice).await
     }
 
     /// Asks the VM to stop, from any state, and returns at once. The outcome is [`Outcome::Stopped`] unless the

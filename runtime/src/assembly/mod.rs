@@ -172,7 +172,7 @@ impl<'a> Plan<'a> {
         let tenant =
             config.ringlet.tenant.as_ref().map(|tenant| runtime.tenants.enter(tenant)).transpose()?;
         let output = resources.virtio_console.unwrap_or_else(|| console.clone());
-        let virtio = Virtio::open(config, output, runtime.tenants.disks(tenant.as_ref()))?;
+        let virtio = Virtio::open(config, output, &runtime.tenants.shared(tenant.as_ref()))?;
         let mut bill = Bill::default();
         bill.add("serial port", board::serial_memory(&console));
         virtio.add_to(&mut bill, &console);

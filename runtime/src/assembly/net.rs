@@ -8,8 +8,8 @@ use ringlet_metrics::DeviceKind;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::virtio::{Made, Site};
-use crate::config::{AntiSpoof, MacAddress, NetworkInterface};
-use crate::devices::throttle::DeviceLimits;
+use crate::config::{AntiSpoof, MacAddress, NetworkInterface, Pinning};
+use crate::devices::throttle::{DeviceLimits, Together};
 use crate::error::{Error, Result};
 
 /// An interface that is to be, with its host's side open.
@@ -20,8 +20,9 @@ pub(super) struct Interface {
 }
 
 impl Interface {
-    /// Opens the host's side. Waits for the kernel.
-    pub(super) fn open(config: &NetworkInterface) -> Result<Self> {
+    /// Opens the host's side. Waits for the kernel. `is_tenants`: the VM is one of a tenant's, with others beside it;
+    /// `together`: limits of all interfaces.
+    pub(super) fn open(config: &NetworkInterface, is_tenants: bool, together: &Together) -> Result<Self> {
         let source = open(config)?;
         let mac = Mac(match config.guest_mac {
             Some(MacAddress(mac)) => mac,
@@ -29,7 +30,11 @@ impl Interface {
         });
         let info = source.info();
         let own = info.mac.map_or(mac, Mac);
-        let pinned = config.ringlet.anti_spoof.as_ref().map(|pinned| filter(own, pinned)).unwrap_or_default();
+        let pinned = match &config.ringlet.anti_spoof {
+            Some(Pinning::On(pinned)) => filter(own, pinned),
+            None if is_tenants => filter(own, &AntiSpoof::default()),
+            Some(Pinning::Off) | None => Filter::default(),
+        };
         let options = NetOptions {
             id: config.iface_id.clone(),
             mac,
@@ -37,7 +42,11 @@ impl Interface {
             queue_size: config.ringlet.queue_size,
             filter: Filter { no_loopback: matches!(source, NetSource::Socket(_)), ..pinned },
         };
-        Ok(Self { options, source, limits: DeviceLimits { own: config.limits(), disks: None } })
+        Ok(Self {
+            options,
+            source,
+            limits: DeviceLimits { own: config.limits(), together: Some(together.clone()) },
+        })
     }
 
     /// What it takes of the host's memory: a socket has a packet on its way in each direction.
@@ -103,3 +112,7 @@ fn random_mac() -> Result<[u8; 6]> {
     *first = *first & 0xFC | 2;
     Ok(mac)
 }
+
+#[cfg(test)]
+#[path = "net_test.rs"]
+mod tests;

@@ -17,7 +17,6 @@ use ringlet_devices::virtio::{
 };
 use ringlet_devices::{Bus, console};
 use ringlet_io::disk::{BOUNCE_BUFFERS, DiskFile, DiskOptions, DiskSource};
-use ringlet_io::limiter::Shared;
 use ringlet_io::{GuestRam, Owner, ShardContext};
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, VmMetrics};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -27,13 +26,15 @@ use super::board::Lines;
 use super::net::Interface;
 use crate::buffers::Bill;
 use crate::config::{
-    CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, MAX_DEVICES, VmConfig, Volatile, device_count,
+    CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, LimitsConfig, MAX_DEVICES, VmConfig, Volatile,
+    device_count,
 };
 use crate::console::{Console, ConsoleInput, ConsoleParts};
-use crate::devices::throttle::{self, DeviceLimits, DisksLimits};
+use crate::devices::throttle::{self, DISKS, DeviceLimits, NETS, Together};
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
 use crate::kvm::vm::VmFds;
+use crate::tenants::SharedLimits;
 
 /// Pins for virtio devices: not those of the timer (0), the keyboard (1), the second interrupt controller of old (2),
 /// the serial ports (3, 4), the clock (8) and ACPI (9).
@@ -108,28 +109,20 @@ pub(super) struct Made {
 
 impl Virtio {
     /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes, `shared` what
-    /// its disks have together with those of other VMs.
-    pub(super) fn open(config: &VmConfig, console: Console, shared: Option<Shared>) -> Result<Self> {
-        let limits = config.ringlet.limits.disk;
-        if let (Some(weight), None) = (limits.weight, &shared) {
-            let rule = format!(
-                "{weight}, but the VM has no tenant, and the runtime no limit, with others to share it"
-            );
-            return Err(Error::config("limits.disk.weight", rule));
-        }
-        let together = DisksLimits { limits, shared };
-        let mut devices =
-            drives(config).map(|drive| open_disk(drive, &together)).collect::<Result<Vec<_>>>()?;
+    /// its disks and interfaces have together with those of other VMs.
+    pub(super) fn open(config: &VmConfig, console: Console, shared: &SharedLimits) -> Result<Self> {
+        let (disks, nets) = together(config, shared)?;
+        let mut devices = drives(config).map(|drive| open_disk(drive, &disks)).collect::<Result<Vec<_>>>()?;
         for interface in &config.network_interfaces {
-            devices.push(Planned::Net(Interface::open(interface)?));
+            devices.push(Planned::Net(Interface::open(interface, config.ringlet.tenant.is_some(), &nets)?));
         }
         if let Some(entropy) = &config.entropy {
             let own = entropy.rate_limiter.unwrap_or_default().limits();
-            devices.push(Planned::Entropy(DeviceLimits { own, disks: None }));
+            devices.push(Planned::Entropy(DeviceLimits { own, together: None }));
         }
         if config.ringlet.console {
             let own = config.ringlet.console_rate_limiter.unwrap_or_default().limits();
-            devices.push(Planned::Console(console, DeviceLimits { own, disks: None }));
+            devices.push(Planned::Console(console, DeviceLimits { own, together: None }));
         }
         Ok(Self { devices, drain_limit: config.drain_limit() })
     }
@@ -200,8 +193,27 @@ impl Planned {
     }
 }
 
+/// What limits all disks together, and what all interfaces.
+fn together(config: &VmConfig, shared: &SharedLimits) -> Result<(Together, Together)> {
+    let LimitsConfig { disk, net, .. } = &config.ringlet.limits;
+    let SharedLimits { disks, nets } = shared;
+    for (field, weight, shared) in
+        [("limits.disk.weight", disk.weight, disks), ("limits.net.weight", net.weight, nets)]
+    {
+        if let (Some(weight), None) = (weight, shared) {
+            let rule = format!(
+                "{weight}, but the VM has no tenant, and the runtime no limit, with others to share it"
+            );
+            return Err(Error::config(field, rule));
+        }
+    }
+    let of =
+        |name, limits, weight, shared: &Option<_>| Together { name, limits, weight, shared: shared.clone() };
+    Ok((of(DISKS, disk.limits(), disk.weight(), disks), of(NETS, net.limits(), net.weight(), nets)))
+}
+
 /// Opens what a disk needs: its file, on a description of its own, locked. `together`: limits of all disks.
-fn open_disk(drive: &Drive, together: &DisksLimits) -> Result<Planned> {
+fn open_disk(drive: &Drive, together: &Together) -> Result<Planned> {
     let read_only = drive.is_read_only;
     let DriveExtras { backend, direct, queues, queue_size, ref serial, uninitialized_reads } = drive.ringlet;
     let source = match (backend, &drive.path_on_host) {
@@ -221,7 +233,7 @@ fn open_disk(drive: &Drive, together: &DisksLimits) -> Result<Planned> {
         },
     };
     let own = drive.rate_limiter.unwrap_or_default().limits();
-    Ok(Planned::Disk(options, source, DeviceLimits { own, disks: Some(together.clone()) }))
+    Ok(Planned::Disk(options, source, DeviceLimits { own, together: Some(together.clone()) }))
 }
 
 fn disk(site: &Site<'_>, options: BlockOptions, source: DiskSource, limits: DeviceLimits) -> Made {

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use ringlet::{CpuMax, DEFAULT_CPU_PERIOD_US, LimitsConfig};
+use ringlet::{CpuMax, DEFAULT_CPU_PERIOD_US, DiskLimits, LimitsConfig, NetLimits, TenantLimits};
 
 /// The keys, in the order in which they are named.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 15] = [
     "cpu.max",
     "cpu.weight",
     "disk.rbps",
@@ -17,6 +17,11 @@ const KEYS: [&str; 10] = [
     "disk.bps",
     "disk.iops",
     "disk.weight",
+    "net.rx.bps",
+    "net.rx.pps",
+    "net.tx.bps",
+    "net.tx.pps",
+    "net.weight",
     "buffers.max",
 ];
 
@@ -31,6 +36,8 @@ enum Limit {
     CpuWeight(u32),
     Disk(Disk, Option<u64>),
     DiskWeight(u32),
+    Net(Net, Option<u64>),
+    NetWeight(u32),
     BuffersMax(Option<u64>),
 }
 
@@ -44,10 +51,29 @@ enum Disk {
     Requests,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Net {
+    ReceivedBytes,
+    ReceivedPackets,
+    SentBytes,
+    SentPackets,
+}
+
 impl LimitArg {
-    /// True if all of it is about disks.
-    pub(super) fn is_of_disks(&self) -> bool {
-        self.0.iter().all(|limit| matches!(limit, Limit::Disk(..) | Limit::DiskWeight(_)))
+    /// True if a tenant can have all of it.
+    pub(super) fn is_for_tenants(&self) -> bool {
+        let is_shared = |limit: &Limit| match limit {
+            Limit::Disk(..) | Limit::DiskWeight(_) | Limit::Net(..) | Limit::NetWeight(_) => true,
+            Limit::CpuMax(_) | Limit::CpuWeight(_) | Limit::BuffersMax(_) => false,
+        };
+        self.0.iter().all(is_shared)
+    }
+
+    /// Lays limits of a tenant over those that it has.
+    pub(super) fn add_to_tenant(&self, limits: &mut TenantLimits) {
+        let mut all = LimitsConfig::default().disk(limits.disk).net(limits.net);
+        add(&mut all, std::slice::from_ref(self));
+        *limits = TenantLimits { disk: all.disk, net: all.net };
     }
 }
 
@@ -76,10 +102,16 @@ fn wants_value(part: &str) -> String {
 
 fn limit(key: &str, value: &str) -> Result<Limit, String> {
     let disk = |meter, thousand| Ok(Limit::Disk(meter, unless_max(value, |value| rate(value, thousand))?));
+    let net = |meter, thousand| Ok(Limit::Net(meter, unless_max(value, |value| rate(value, thousand))?));
     match key {
         "cpu.max" => Ok(Limit::CpuMax(cpu_max(value)?)),
         "cpu.weight" => weight(value).map(Limit::CpuWeight),
         "disk.weight" => weight(value).map(Limit::DiskWeight),
+        "net.weight" => weight(value).map(Limit::NetWeight),
+        "net.rx.bps" => net(Net::ReceivedBytes, 1024),
+        "net.rx.pps" => net(Net::ReceivedPackets, 1000),
+        "net.tx.bps" => net(Net::SentBytes, 1024),
+        "net.tx.pps" => net(Net::SentPackets, 1000),
         "buffers.max" => unless_max(value, |value| rate(value, 1024)).map(Limit::BuffersMax),
         "disk.rbps" => disk(Disk::ReadBytes, 1024),
         "disk.wbps" => disk(Disk::WrittenBytes, 1024),
@@ -145,20 +177,31 @@ pub(super) fn add(limits: &mut LimitsConfig, args: &[LimitArg]) {
             Limit::CpuMax(max) => limits.cpu.max = max,
             Limit::CpuWeight(weight) => limits.cpu.weight = Some(weight),
             Limit::DiskWeight(weight) => limits.disk.weight = Some(weight),
+            Limit::NetWeight(weight) => limits.net.weight = Some(weight),
             Limit::BuffersMax(max) => limits.buffers.max = max,
-            Limit::Disk(meter, rate) => {
-                let disk = &mut limits.disk;
-                let field = match meter {
-                    Disk::ReadBytes => &mut disk.rbps,
-                    Disk::WrittenBytes => &mut disk.wbps,
-                    Disk::Reads => &mut disk.riops,
-                    Disk::Writes => &mut disk.wiops,
-                    Disk::Bytes => &mut disk.bps,
-                    Disk::Requests => &mut disk.iops,
-                };
-                *field = rate;
-            }
+            Limit::Disk(meter, rate) => *disk_rate(&mut limits.disk, meter) = rate,
+            Limit::Net(meter, rate) => *net_rate(&mut limits.net, meter) = rate,
         }
+    }
+}
+
+fn disk_rate(disk: &mut DiskLimits, meter: Disk) -> &mut Option<u64> {
+    match meter {
+        Disk::ReadBytes => &mut disk.rbps,
+        Disk::WrittenBytes => &mut disk.wbps,
+        Disk::Reads => &mut disk.riops,
+        Disk::Writes => &mut disk.wiops,
+        Disk::Bytes => &mut disk.bps,
+        Disk::Requests => &mut disk.iops,
+    }
+}
+
+fn net_rate(net: &mut NetLimits, meter: Net) -> &mut Option<u64> {
+    match meter {
+        Net::ReceivedBytes => &mut net.rx.bps,
+        Net::ReceivedPackets => &mut net.rx.pps,
+        Net::SentBytes => &mut net.tx.bps,
+        Net::SentPackets => &mut net.tx.pps,
     }
 }
 

@@ -1,4 +1,4 @@
-use ringlet::DiskLimits;
+use ringlet::{DiskLimits, NetLimits, NetRates};
 
 use super::*;
 
@@ -43,6 +43,13 @@ fn disk_limits_count_bytes_by_1024_and_operations_by_1000() {
         weight: None,
     };
     assert_eq!(read.disk, disk);
+    let net = NetLimits {
+        rx: NetRates { bps: Some(10 << 20), pps: Some(2000) },
+        tx: NetRates { bps: Some(7), pps: None },
+        weight: Some(50),
+    };
+    let given = ["net.rx.bps=10M,net.rx.pps=2k", "net.tx.bps=7,net.tx.pps=5", "net.tx.pps=max,net.weight=50"];
+    assert_eq!(limits(&given), Ok(LimitsConfig::default().net(net)));
     assert_eq!(limits(&["disk.rbps=10M", "disk.rbps=max"]), Ok(LimitsConfig::default()));
 }
 

@@ -8,6 +8,9 @@ use std::time::Duration;
 use ringlet::{CpuMax, Vm, VmConfig};
 use ringlet_metrics::{BufferReading, LimiterReading, LimiterTokens};
 
+/// The level of all network interfaces.
+const NETS: &str = "vm.net";
+
 /// The report of a VM that has run for `time`, a line for each limit.
 pub(super) fn of(vm: &Vm, config: &VmConfig, time: Duration) -> String {
     let metrics = vm.metrics();
@@ -23,7 +26,9 @@ pub(super) fn of(vm: &Vm, config: &VmConfig, time: Duration) -> String {
     let limiters = metrics.limiters();
     let limited: Vec<_> = limiters.iter().filter(|(_, reading)| !reading.tokens.is_empty()).collect();
     for (name, reading) in &limited {
-        text.push_str(&limiter(name, reading, time));
+        let is_net = name == NETS || config.network_interfaces.iter().any(|it| it.iface_id == *name);
+        let line = limiter(name, reading, time);
+        text.push_str(&if is_net { in_words_of_networks(&line) } else { line });
     }
     if let (Some(max), Some(reading)) = (limits.buffers.max, metrics.buffers()) {
         text.push_str(&buffers(max, &reading));
@@ -77,6 +82,18 @@ fn limiter(name: &str, reading: &LimiterReading, time: Duration) -> String {
     line
 }
 
+/// What is read is received, what is written is sent, and each request is a packet.
+fn in_words_of_networks(line: &str) -> String {
+    [
+        ("read operations", "rx packets"),
+        ("write operations", "tx packets"),
+        ("read ", "rx "),
+        ("write ", "tx "),
+    ]
+    .into_iter()
+    .fold(line.replace("requests", "packets"), |line, (word, ours)| line.replace(word, ours))
+}
+
 /// What a bucket grants in the long run.
 fn rate(tokens: &LimiterTokens) -> String {
     let per_second = tokens.size as f64 * 1e9 / tokens.refill_nanos.max(1) as f64;
@@ -102,6 +119,12 @@ mod tests {
             limiter("disk0", &reading, Duration::from_secs(2)),
             "  disk0: asked 10000.0 read bytes/s; obtained 20 requests (10.0/s), 20000 bytes (10000/s); 3 waited, \
              1.500 s in all\n"
+        );
+        assert_eq!(
+            in_words_of_networks(
+                "  net0: asked 1.0 read bytes/s, 2.0 write operations/s; obtained 20 requests\n"
+            ),
+            "  net0: asked 1.0 rx bytes/s, 2.0 tx packets/s; obtained 20 packets\n"
         );
         let reading = BufferReading { max: 4096, used: 0, peak: 4000, held_back: 7 };
         assert_eq!(

@@ -2,7 +2,7 @@
 //!
 //! Owns the syntax only; ranges are checked where the configuration is.
 
-use ringlet::{AntiSpoof, NetworkInterface, VmConfig};
+use ringlet::{AntiSpoof, NetworkInterface, Pinning, VmConfig};
 
 /// The keys.
 const KEYS: [&str; 13] = [
@@ -85,23 +85,32 @@ fn apply(interface: &mut NetworkInterface, key: &str, value: Option<&str>) -> Re
         "queues" => interface.ringlet.queues = number()?,
         "queue_size" => interface.ringlet.queue_size = number()?,
         "anti_spoof" => match value {
-            None | Some("on" | "true") => {
-                interface.ringlet.anti_spoof.get_or_insert_default();
-            }
-            Some("off" | "false") => interface.ringlet.anti_spoof = None,
+            None | Some("on" | "true") => pin(interface, |_| {}),
+            Some("off" | "false") => interface.ringlet.anti_spoof = Some(Pinning::Off),
             Some(other) => return Err(format!("anti_spoof={other}: say on or off")),
         },
-        "ipv4" => pinned(interface).ipv4.get_or_insert_default().push(address(key, needed()?)?),
-        "ipv6" => pinned(interface).ipv6.get_or_insert_default().push(address(key, needed()?)?),
+        "ipv4" => {
+            let address = address(key, needed()?)?;
+            pin(interface, |pinned| pinned.ipv4.get_or_insert_default().push(address));
+        }
+        "ipv6" => {
+            let address = address(key, needed()?)?;
+            pin(interface, |pinned| pinned.ipv6.get_or_insert_default().push(address));
+        }
         "" => return Err("there is a comma too many".into()),
         unknown => return Err(format!("there is no {unknown:?}; there are {}", KEYS.join(", "))),
     }
     Ok(())
 }
 
-/// The addresses that the guest may send from; to name one is to ask for that.
-fn pinned(interface: &mut NetworkInterface) -> &mut AntiSpoof {
-    interface.ringlet.anti_spoof.get_or_insert_default()
+/// Pins the guest's addresses; `change` says which, besides those that are pinned already.
+fn pin(interface: &mut NetworkInterface, change: impl FnOnce(&mut AntiSpoof)) {
+    let mut addresses = match interface.ringlet.anti_spoof.take() {
+        Some(Pinning::On(addresses)) => addresses,
+        Some(Pinning::Off) | None => AntiSpoof::default(),
+    };
+    change(&mut addresses);
+    interface.ringlet.anti_spoof = Some(Pinning::On(addresses));
 }
 
 fn address<T: std::str::FromStr>(key: &str, text: &str) -> Result<T, String> {

@@ -26,11 +26,13 @@ fn options_say_the_rest() {
     let mac = MacAddress([2, 0, 0, 0, 0, 1]);
     let expected = NetworkInterface::tap("eth0", "tap0").mac(mac).mtu(1400).queues(2);
     assert_eq!(interface("tap=tap0,id=eth0,mac=02:00:00:00:00:01,mtu=1400,queues=2"), expected);
-    let pinned = interface("tap=t,ipv4=10.0.0.2,ipv4=10.0.0.3,ipv6=fd00::2").ringlet.anti_spoof.unwrap();
+    let options = "tap=t,ipv4=10.0.0.2,ipv4=10.0.0.3,ipv6=fd00::2";
+    let Some(Pinning::On(pinned)) = interface(options).ringlet.anti_spoof else { panic!("it is pinned") };
     assert_eq!(pinned.ipv4.unwrap().len(), 2);
     assert_eq!(pinned.ipv6.unwrap().len(), 1);
-    assert_eq!(interface("tap=t,anti_spoof").ringlet.anti_spoof, Some(AntiSpoof::default()));
-    assert_eq!(interface("tap=t,anti_spoof=off").ringlet.anti_spoof, None);
+    assert_eq!(interface("tap=t,anti_spoof").ringlet.anti_spoof, Some(Pinning::On(AntiSpoof::default())));
+    assert_eq!(interface("tap=t,anti_spoof=off").ringlet.anti_spoof, Some(Pinning::Off));
+    assert_eq!(interface("tap=t").ringlet.anti_spoof, None);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::convert::Infallible;
 use std::io;
 
 use ringlet::{
-    Bucket, CONSOLE_ID, Drive, ENTROPY_ID, Error, RateLimiter, Runtime, TenantConfig, Vm, VmConfig,
+    Bucket, CONSOLE_ID, Drive, ENTROPY_ID, Error, NetworkInterface, RateLimiter, Runtime, TenantConfig, Vm,
+    VmConfig,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -84,19 +85,27 @@ async fn apply(old: &VmConfig, new: &VmConfig, runtime: &Runtime, vms: &[Vm]) ->
     Ok(devices.len() + usize::from(whole) + usize::from(tenant.is_some()))
 }
 
-async fn apply_to(
-    vm: &Vm,
-    whole: Option<&VmConfig>,
-    devices: &[(String, RateLimiter)],
-) -> ringlet::Result<()> {
+async fn apply_to(vm: &Vm, whole: Option<&VmConfig>, devices: &[(String, Change)]) -> ringlet::Result<()> {
     let mut result = Ok(());
     if let Some(config) = whole {
         result = vm.set_limits(config.ringlet.limits).await;
     }
     for (device, change) in devices {
-        result = result.and(vm.set_rate_limiter(device, *change).await);
+        result = result.and(match *change {
+            Change::Both(limiter) => vm.set_rate_limiter(device, limiter).await,
+            Change::Net { received, sent } => vm.set_net_rate_limiters(device, received, sent).await,
+        });
     }
     result
+}
+
+/// What a device's limits become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Of both directions together.
+    Both(RateLimiter),
+    /// Of a network interface.
+    Net { received: RateLimiter, sent: RateLimiter },
 }
 
 /// The tenant, if it has other limits than before. VMs stay with the one that they have.
@@ -110,22 +119,37 @@ fn changed_tenant<'a>(old: &VmConfig, new: &'a VmConfig) -> CliResult<Option<&'a
 
 /// The devices with other limits than before, and the change for each. A device that is not in the new file keeps those
 /// that it has, as it stays itself.
-fn changed_devices(old: &VmConfig, new: &VmConfig) -> Vec<(String, RateLimiter)> {
+fn changed_devices(old: &VmConfig, new: &VmConfig) -> Vec<(String, Change)> {
     let changed = |old: &Drive| {
         let new = new.drives.iter().find(|new| new.drive_id == old.drive_id)?;
         let change = change(old.rate_limiter.unwrap_or_default(), new.rate_limiter.unwrap_or_default())?;
-        Some((old.drive_id.clone(), change))
+        Some((old.drive_id.clone(), Change::Both(change)))
     };
     let mut changes: Vec<_> = old.drives.iter().filter_map(changed).collect();
+    let interfaces = old.network_interfaces.iter();
+    changes.extend(interfaces.filter_map(|old| changed_interface(old, &new.network_interfaces)));
     if let (Some(old), Some(new)) = (old.entropy, new.entropy) {
         let change = change(old.rate_limiter.unwrap_or_default(), new.rate_limiter.unwrap_or_default());
-        changes.extend(change.map(|change| (ENTROPY_ID.to_owned(), change)));
+        changes.extend(change.map(|change| (ENTROPY_ID.to_owned(), Change::Both(change))));
     }
     if old.ringlet.console && new.ringlet.console {
         let of = |config: &VmConfig| config.ringlet.console_rate_limiter.unwrap_or_default();
-        changes.extend(change(of(old), of(new)).map(|change| (CONSOLE_ID.to_owned(), change)));
+        let change = change(of(old), of(new)).map(Change::Both);
+        changes.extend(change.map(|change| (CONSOLE_ID.to_owned(), change)));
     }
     changes
+}
+
+/// The change of an interface, if it is in the new file with other limits.
+fn changed_interface(old: &NetworkInterface, new: &[NetworkInterface]) -> Option<(String, Change)> {
+    let new = new.iter().find(|new| new.iface_id == old.iface_id)?;
+    let change = |old: Option<RateLimiter>, new: Option<RateLimiter>| {
+        change(old.unwrap_or_default(), new.unwrap_or_default()).unwrap_or_default()
+    };
+    let received = change(old.rx_rate_limiter, new.rx_rate_limiter);
+    let sent = change(old.tx_rate_limiter, new.tx_rate_limiter);
+    let changes = [received, sent] != [RateLimiter::default(); 2];
+    changes.then(|| (old.iface_id.clone(), Change::Net { received, sent }))
 }
 
 /// What makes `new` of `old`; `None` if they are the same. A bucket that stays the same keeps its tokens.
@@ -154,11 +178,17 @@ mod tests {
     fn only_buckets_that_differ_are_changed() {
         let (slow, fast) = (RateLimiter::operations(100), RateLimiter::operations(2000));
         assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(slow))), []);
-        assert_eq!(changed_devices(&disk(None), &disk(Some(slow))), [("data".into(), slow)]);
+        assert_eq!(changed_devices(&disk(None), &disk(Some(slow))), [("data".into(), Change::Both(slow))]);
         let both = RateLimiter { bandwidth: RateLimiter::bytes(1 << 20).bandwidth, ..slow };
         let bytes_only = RateLimiter { ops: None, ..both };
-        assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(both))), [("data".into(), bytes_only)]);
-        assert_eq!(changed_devices(&disk(Some(slow)), &disk(Some(fast))), [("data".into(), fast)]);
+        assert_eq!(
+            changed_devices(&disk(Some(slow)), &disk(Some(both))),
+            [("data".into(), Change::Both(bytes_only))]
+        );
+        assert_eq!(
+            changed_devices(&disk(Some(slow)), &disk(Some(fast))),
+            [("data".into(), Change::Both(fast))]
+        );
     }
 
     #[test]
@@ -172,10 +202,27 @@ mod tests {
     fn the_console_has_limits_as_any_device() {
         let slow = RateLimiter::bytes(1 << 10);
         let (plain, limited) = (disk(None).console(), disk(None).console().console_rate_limiter(slow));
-        assert_eq!(changed_devices(&plain, &limited), [(CONSOLE_ID.into(), slow)]);
+        assert_eq!(changed_devices(&plain, &limited), [(CONSOLE_ID.into(), Change::Both(slow))]);
         let gone = RateLimiter { bandwidth: Some(UNLIMITED), ops: None };
-        assert_eq!(changed_devices(&limited, &plain), [(CONSOLE_ID.into(), gone)]);
+        assert_eq!(changed_devices(&limited, &plain), [(CONSOLE_ID.into(), Change::Both(gone))]);
         assert_eq!(changed_devices(&limited, &disk(None)), []);
+    }
+
+    #[test]
+    fn directions_of_an_interface_change_apart() {
+        let config = |received, sent| {
+            let interface = NetworkInterface::tap("net0", "tap0").rate_limiters(received, sent);
+            VmConfig::new("http").network_interface(interface)
+        };
+        let (slow, fast, none) =
+            (RateLimiter::bytes(1 << 10), RateLimiter::bytes(1 << 20), RateLimiter::default());
+        let net = |received, sent| vec![("net0".to_owned(), Change::Net { received, sent })];
+        assert_eq!(changed_devices(&config(slow, fast), &config(slow, fast)), []);
+        assert_eq!(changed_devices(&config(slow, fast), &config(slow, slow)), net(none, slow));
+        assert_eq!(changed_devices(&config(slow, fast), &config(fast, fast)), net(fast, none));
+        let gone = RateLimiter { bandwidth: Some(UNLIMITED), ops: None };
+        assert_eq!(changed_devices(&config(slow, none), &config(none, slow)), net(gone, slow));
+        assert_eq!(changed_devices(&config(slow, slow), &VmConfig::new("http")), []);
     }
 
     #[test]
@@ -183,7 +230,7 @@ mod tests {
         let mut limited = disk(Some(RateLimiter::bytes(1 << 20)));
         limited.entropy.as_mut().unwrap().rate_limiter = Some(RateLimiter::operations(10));
         let changes = changed_devices(&limited, &disk(None));
-        let gone = |bandwidth, ops| RateLimiter { bandwidth, ops };
+        let gone = |bandwidth, ops| Change::Both(RateLimiter { bandwidth, ops });
         assert_eq!(
             changes,
             [("data".into(), gone(Some(UNLIMITED), None)), (ENTROPY_ID.into(), gone(None, Some(UNLIMITED)))]

@@ -62,24 +62,26 @@ pub(super) struct RunArgs {
     /// socket=PATH (or passt=PATH) is a Unix stream socket that speaks the protocol of passt and QEMU.
     /// id=NAME (net0, net1 … if absent), mac=ADDRESS (a random one if absent), mtu=N, queues=N (pairs, of a tap by name),
     /// queue_size=N (a power of two, 4 to 256). anti_spoof: the guest sends from its own Ethernet address only;
-    /// ipv4=ADDRESS, ipv6=ADDRESS (repeatable): and from these addresses only.
+    /// ipv4=ADDRESS, ipv6=ADDRESS (repeatable): and from these addresses only. With a tenant, anti_spoof is on unless it is off here (anti_spoof=off).
     #[arg(long = "net", value_name = "SIDE[,OPTION]…", value_parser = net::parse)]
     interfaces: Vec<NetArg>,
 
-    /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N, buffers.max=SIZE
+    /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N, net.{rx,tx}.{bps,pps}=N, net.weight=N, buffers.max=SIZE
     ///
     /// cpu.max=50ms/100ms is half a CPU, for all vCPUs and devices together; PERIOD is 100ms if absent, 1ms to 1s.
     /// cpu.weight is the share of CPUs that others want too, 1 to 10000, 100 if absent; more than that takes a privilege.
     /// disk.* is of all disks together, each second: rbps, wbps and bps are bytes read, written and both (K, M, G: 1024);
     /// riops, wiops and iops are requests (K, M, G: 1000). disk.weight is the share of what its tenant may use, 1 to 10000.
+    /// net.* is of all network interfaces together: bytes of frames (K, M, G: 1024) and packets (K, M, G: 1000) a second that
+    /// are received (rx) and sent (tx); net.weight is as disk.weight.
     /// buffers.max is the memory that the host holds for it besides guest RAM, such as requests in flight (K, M, G: 1024).
     /// `max` takes away what the configuration file limits. With --count, each VM has these limits for itself.
     #[arg(long = "limit", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = limit::parse)]
     limits: Vec<LimitArg>,
 
-    /// Whom the VM belongs to: NAME, then what all VMs of it may use together, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N
+    /// Whom the VM belongs to: NAME, then what all VMs of it may use together, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N, net.{rx,tx}.{bps,pps}=N, net.weight=N
     ///
-    /// With --count, all VMs are of this tenant and share its limits by their own disk.weight (see --limit). The keys
+    /// With --count, all VMs are of this tenant and share its limits by their own disk.weight and net.weight (see --limit). The keys
     /// are those of --limit, and win over the configuration file's where that names the same tenant.
     #[arg(long, value_name = "NAME[,KEY=VALUE]…", value_parser = tenant::parse)]
     tenant: Option<TenantArg>,

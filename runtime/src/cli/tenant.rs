@@ -2,7 +2,7 @@
 //!
 //! Owns the syntax only; names and ranges are checked where the configuration is.
 
-use ringlet::{LimitsConfig, TenantConfig, TenantLimits, VmConfig};
+use ringlet::{TenantConfig, TenantLimits, VmConfig};
 
 use super::limit::{self, LimitArg};
 
@@ -20,8 +20,10 @@ pub(super) fn parse(text: &str) -> Result<TenantArg, String> {
         return Err("begins with the tenant's name: acme, or acme,disk.iops=1000".into());
     }
     let limits = limits.map(limit::parse).transpose()?;
-    if limits.as_ref().is_some_and(|limits| !limits.is_of_disks()) {
-        return Err("a tenant has limits of disks only: disk.rbps, disk.weight and the like".into());
+    if limits.as_ref().is_some_and(|limits| !limits.is_for_tenants()) {
+        return Err(
+            "a tenant has limits of disks and networks only: disk.rbps, net.rx.bps and the like".into()
+        );
     }
     Ok(TenantArg { name: name.to_owned(), limits })
 }
@@ -32,15 +34,15 @@ pub(super) fn set(config: &mut VmConfig, arg: &TenantArg) {
     let named = config.ringlet.tenant.take().filter(|tenant| tenant.name == *name);
     let mut tenant =
         named.unwrap_or_else(|| TenantConfig { name: name.clone(), limits: TenantLimits::default() });
-    let mut disk = LimitsConfig::default().disk(tenant.limits.disk);
-    limit::add(&mut disk, limits.as_slice());
-    tenant.limits.disk = disk.disk;
+    if let Some(limits) = limits {
+        limits.add_to_tenant(&mut tenant.limits);
+    }
     config.ringlet.tenant = Some(tenant);
 }
 
 #[cfg(test)]
 mod tests {
-    use ringlet::DiskLimits;
+    use ringlet::{DiskLimits, NetLimits, NetRates};
 
     use super::*;
 
@@ -52,7 +54,7 @@ mod tests {
     }
 
     fn acme(disk: DiskLimits) -> TenantConfig {
-        TenantConfig { name: "acme".into(), limits: TenantLimits { disk } }
+        TenantConfig { name: "acme".into(), limits: TenantLimits { disk, ..TenantLimits::default() } }
     }
 
     #[test]
@@ -60,6 +62,11 @@ mod tests {
         assert_eq!(tenant(None, "acme"), acme(DiskLimits::default()));
         let disk = DiskLimits { bps: Some(100 << 20), weight: Some(300), ..DiskLimits::default() };
         assert_eq!(tenant(None, "acme,disk.bps=100M,disk.weight=300"), acme(disk));
+        let tx = NetRates { bps: Some(1 << 20), pps: Some(500) };
+        let net = NetLimits { tx, weight: Some(50), ..NetLimits::default() };
+        let limits = TenantLimits { disk, net };
+        let option = "acme,disk.bps=100M,net.tx.bps=1M,net.tx.pps=500,disk.weight=300,net.weight=50";
+        assert_eq!(tenant(None, option), TenantConfig { name: "acme".into(), limits });
     }
 
     #[test]
@@ -70,7 +77,7 @@ mod tests {
         assert_eq!(tenant(Some(file.clone()), "acme,disk.iops=500,disk.bps=max"), both);
         let other = tenant(Some(file), "other,disk.riops=7");
         let disk = DiskLimits { riops: Some(7), ..DiskLimits::default() };
-        assert_eq!(other, TenantConfig { name: "other".into(), limits: TenantLimits { disk } });
+        assert_eq!(other, TenantConfig { name: "other".into(), ..acme(disk) });
     }
 
     #[test]
@@ -81,8 +88,8 @@ mod tests {
             (",disk.iops=5", "begins with the tenant's name"),
             ("acme,", "comma too many"),
             ("acme,disk.iops", "needs a value"),
-            ("acme,cpu.max=50ms", "limits of disks only"),
-            ("acme,buffers.max=4M", "limits of disks only"),
+            ("acme,cpu.max=50ms", "limits of disks and networks only"),
+            ("acme,buffers.max=4M", "limits of disks and networks only"),
             ("acme,net=5", "there is no limit \"net\""),
         ] {
             let error = parse(text).unwrap_err();

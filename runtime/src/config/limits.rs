@@ -6,6 +6,7 @@ use ringlet_io::limiter::{DEFAULT_WEIGHT, Limits, PerUnit, TokenBucket, WEIGHTS}
 use serde::{Deserialize, Serialize};
 
 use super::MAX_VCPUS;
+use super::net_limits::NetLimits;
 use crate::cpu::DEFAULT_CPU_WEIGHT;
 use crate::error::{Error, Result};
 
@@ -37,6 +38,9 @@ pub struct LimitsConfig {
     /// All disks together.
     #[serde(skip_serializing_if = "DiskLimits::is_default")]
     pub disk: DiskLimits,
+    /// All network interfaces together.
+    #[serde(skip_serializing_if = "NetLimits::is_default")]
+    pub net: NetLimits,
     /// Memory that the host holds for it besides guest RAM.
     #[serde(skip_serializing_if = "BufferLimits::is_default")]
     pub buffers: BufferLimits,
@@ -125,6 +129,9 @@ pub struct TenantLimits {
     /// All their disks.
     #[serde(skip_serializing_if = "DiskLimits::is_default")]
     pub disk: DiskLimits,
+    /// All their network interfaces.
+    #[serde(skip_serializing_if = "NetLimits::is_default")]
+    pub net: NetLimits,
 }
 
 impl TenantLimits {
@@ -137,7 +144,8 @@ impl TenantConfig {
     /// Checks name and ranges.
     pub(crate) fn validate(&self) -> Result<()> {
         super::check_name("tenant.name", &self.name)?;
-        self.limits.disk.validate("tenant.limits.disk")
+        self.limits.disk.validate("tenant.limits.disk")?;
+        self.limits.net.validate("tenant.limits.net")
     }
 }
 
@@ -172,6 +180,13 @@ impl LimitsConfig {
         self
     }
 
+    /// What all network interfaces together may do.
+    #[must_use]
+    pub fn net(mut self, net: NetLimits) -> Self {
+        self.net = net;
+        self
+    }
+
     /// At most so many bytes of buffers.
     #[must_use]
     pub fn buffers_max(mut self, bytes: u64) -> Self {
@@ -182,6 +197,7 @@ impl LimitsConfig {
     /// Checks every range.
     pub fn validate(&self) -> Result<()> {
         self.disk.validate("limits.disk")?;
+        self.net.validate("limits.net")?;
         self.buffers.validate()?;
         self.cpu.validate()
     }
@@ -275,7 +291,7 @@ impl DiskLimits {
 
 /// A bucket for a rate: a tenth of a second of it, or another part from a sixteenth to a fourth that makes the rate exact;
 /// else a tenth, and the rate is at most a nanosecond in a refill time less.
-fn bucket(per_second: u64) -> TokenBucket {
+pub(super) fn bucket(per_second: u64) -> TokenBucket {
     const SECOND: u64 = 1_000_000_000;
     // Of what divides a second.
     let parts =

@@ -9,6 +9,7 @@ mod devices;
 mod firecracker;
 mod limits;
 mod net;
+mod net_limits;
 mod rate_limiter;
 
 use std::fmt;
@@ -32,8 +33,9 @@ pub use limits::{
 };
 pub use net::{
     AntiSpoof, MAX_IFACE_ID, MAX_PUBLISHED, MAX_QUEUE_PAIRS, MIN_NET_MTU, MacAddress, NetExtras,
-    NetworkInterface, Passt,
+    NetworkInterface, Passt, Pinning,
 };
+pub use net_limits::{NetLimits, NetRates};
 pub use rate_limiter::{Bucket, RateLimiter};
 
 /// Smallest guest RAM in MiB: an image is loaded from 1 MiB up, and has to have room.

@@ -10,7 +10,9 @@ use ringlet_devices::net::config::MIN_MTU;
 use ringlet_devices::net::{MAX_PAIRS, Mac};
 use ringlet_io::limiter::Limits;
 use ringlet_io::net::{PasstOptions, Publish};
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::devices::{DEFAULT_QUEUE_SIZE, MAX_DRIVE_ID, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, check_device_id};
 use super::firecracker;
@@ -75,9 +77,10 @@ pub struct NetExtras {
     pub queues: u16,
     /// Descriptors of a queue: a power of two, [`MIN_QUEUE_SIZE`] to [`MAX_QUEUE_SIZE`].
     pub queue_size: u16,
-    /// The guest sends nothing but from its own addresses.
+    /// Whether the guest sends from its own addresses only: addresses, or `true` or `false`. If absent, a VM of a tenant's
+    /// sends from its own Ethernet address only, and another one from any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub anti_spoof: Option<AntiSpoof>,
+    pub anti_spoof: Option<Pinning>,
 }
 
 impl Default for NetExtras {
@@ -148,6 +151,46 @@ pub struct AntiSpoof {
     /// Addresses of IPv6, besides the link-local one that follows from the Ethernet address; any if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<Vec<Ipv6Addr>>,
+}
+
+/// Whether a guest's addresses are pinned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pinning {
+    /// It sends from any.
+    Off,
+    /// It sends from its Ethernet address only, and from these.
+    On(AntiSpoof),
+}
+
+impl Serialize for Pinning {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => to.serialize_bool(false),
+            Self::On(addresses) => addresses.serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Pinning {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Pinning;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or addresses")
+            }
+
+            fn visit_bool<E>(self, on: bool) -> Result<Pinning, E> {
+                Ok(if on { Pinning::On(AntiSpoof::default()) } else { Pinning::Off })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Pinning, A::Error> {
+                AntiSpoof::deserialize(MapAccessDeserializer::new(map)).map(Pinning::On)
+            }
+        }
+        from.deserialize_any(Either)
+    }
 }
 
 /// An Ethernet address of one station, written `02:00:00:00:00:01`.
@@ -262,7 +305,7 @@ impl NetworkInterface {
     /// The guest sends nothing but from these addresses.
     #[must_use]
     pub fn anti_spoof(mut self, addresses: AntiSpoof) -> Self {
-        self.ringlet.anti_spoof = Some(addresses);
+        self.ringlet.anti_spoof = Some(Pinning::On(addresses));
         self
     }
 

@@ -35,6 +35,8 @@ fn what_firecracker_has_no_words_for_is_understood() {
         r#"{"socket":"/tmp/passt.socket"}"#,
         r#"{"fds":[3],"anti_spoof":{"ipv4":["10.0.0.2"],"ipv6":["2001:db8::2"]}}"#,
         r#"{"fds":[3],"anti_spoof":{}}"#,
+        r#"{"fds":[3],"anti_spoof":true}"#,
+        r#"{"fds":[3],"anti_spoof":false}"#,
         r#"{"passt":{}}"#,
         r#"{"passt":{"publish":["8080:80","127.0.0.1:8081:80","127.0.0.2:8081:80","8080:80/udp"]}}"#,
     ] {
@@ -62,6 +64,8 @@ fn sec_07_what_cannot_be_is_refused() {
         (r#"{"iface_id":"n","host_dev_name":"t","guest_mac":"02:00:00:00:00:01:02"}"#, "one station"),
         (r#"{"iface_id":"n","host_dev_name":"t","allow_mmds_requests":true}"#, "allow_mmds_requests"),
         (r#"{"iface_id":"n","host_dev_name":"t","speed":1}"#, "speed"),
+        (r#"{"iface_id":"n","ringlet":{"fds":[3],"anti_spoof":1}}"#, "true, false or addresses"),
+        (r#"{"iface_id":"n","ringlet":{"fds":[3],"anti_spoof":{"mac":1}}}"#, "mac"),
         (r#"{"iface_id":"n","host_dev_name":"t","ringlet":{"passt":{}}}"#, "one of"),
         (r#"{"iface_id":"n","ringlet":{"passt":{"publish":["80"]}}}"#, "8080:80"),
         (r#"{"iface_id":"n","ringlet":{"passt":{"publish":["1:1","1:2"]}}}"#, "one port of the host"),

@@ -16,7 +16,7 @@ use ringlet_devices::virtio::HostEvent;
 use ringlet_io::limiter::{LimitError, Limits};
 use ringlet_io::{Owner, ShardContext};
 
-use crate::config::DiskLimits;
+use crate::config::LimitsConfig;
 
 /// What a device's worker does for the lifecycle. Commands are carried out in the order in which they are given,
 /// whether somebody waits for them or not.
@@ -71,15 +71,15 @@ impl Devices {
         Self { workers, owner: owner.clone(), activity: Cell::new(Activity::Running) }
     }
 
-    /// Changes the limits of a device, or of [`throttle::DISKS`]: what `change` does not name stays. `Ok(false)` if
+    /// Changes the limits of a device, or of [`throttle::DISKS`] or [`throttle::NETS`]: what `change` does not name stays. `Ok(false)` if
     /// there is nothing of that name.
     pub(crate) fn limit(&self, name: &str, change: &Limits) -> Result<bool, LimitError> {
         throttle::change(&self.owner, name, change)
     }
 
-    /// Gives all disks together these limits and no others.
-    pub(crate) fn limit_disks(&self, limits: &DiskLimits) -> Result<(), LimitError> {
-        throttle::limit_disks(&self.owner, limits)
+    /// Gives all disks together, and all network interfaces, these limits and no others.
+    pub(crate) fn limit_all(&self, limits: &LimitsConfig) -> Result<(), LimitError> {
+        throttle::limit_all(&self.owner, limits)
     }
 
     /// Waits for a device that cannot go on; for ever, if all can.

@@ -1,4 +1,5 @@
-//! The limits of a VM's devices on its shard: each device has a level of its own, and all disks have one together.
+//! The limits of a VM's devices on its shard: each device has a level of its own, all disks have one together, and so have
+//! all network interfaces.
 //!
 //! Owns which levels there are and what they are called. Every device has its level, limited or not, so that a limit can
 //! be set while the VM runs.
@@ -6,27 +7,39 @@
 use ringlet_io::limiter::{Level, LimitError, Limits, Shared};
 use ringlet_io::{Limiter, LimiterSeed, MonoTime, Owner, ShardContext};
 
-use crate::config::DiskLimits;
+use crate::config::LimitsConfig;
 
 /// The level of all disks of a VM. No device has a name with a dot.
 pub(crate) const DISKS: &str = "vm.disk";
+/// The level of all network interfaces of a VM.
+pub(crate) const NETS: &str = "vm.net";
 
 /// What limits one device.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeviceLimits {
     /// The device's own.
     pub(crate) own: Limits,
-    /// Those of all disks of the VM, if it is one.
-    pub(crate) disks: Option<DisksLimits>,
+    /// Those of all devices of its sort in the VM, if it is of a sort that has any.
+    pub(crate) together: Option<Together>,
 }
 
-/// What limits all disks of a VM together.
+/// What limits all devices of a sort together.
 #[derive(Debug, Clone)]
-pub(crate) struct DisksLimits {
-    /// The VM's, and its weight among others.
-    pub(crate) limits: DiskLimits,
-    /// What all disks of its tenant, or of the host, have together.
+pub(crate) struct Together {
+    /// The level's name.
+    pub(crate) name: &'static str,
+    /// The VM's.
+    pub(crate) limits: Limits,
+    /// The VM's weight among others.
+    pub(crate) weight: u32,
+    /// What all of them of its tenant, or of the host, have together.
     pub(crate) shared: Option<Shared>,
+}
+
+/// The levels that a VM's limits are for, with its weight at each.
+fn levels(config: &LimitsConfig) -> [(&'static str, Limits, u32); 2] {
+    let LimitsConfig { disk, net, .. } = config;
+    [(DISKS, disk.limits(), disk.weight()), (NETS, net.limits(), net.weight())]
 }
 
 /// The limiter of the device `id`, to be made on its shard.
@@ -34,11 +47,11 @@ pub(crate) struct DisksLimits {
 /// # Errors
 /// [`LimitError`]: a limit cannot be.
 pub(crate) fn seed(id: &str, limits: DeviceLimits) -> Result<LimiterSeed, LimitError> {
-    let DeviceLimits { own, disks } = limits;
+    let DeviceLimits { own, together } = limits;
     own.check()?;
-    disks.iter().try_for_each(|disks| disks.limits.limits().check())?;
+    together.iter().try_for_each(|together| together.limits.check())?;
     let id = id.to_owned();
-    Ok(LimiterSeed::new(move |cx, owner| plant(cx, owner, &id, &own, disks.as_ref())))
+    Ok(LimiterSeed::new(move |cx, owner| plant(cx, owner, &id, &own, together.as_ref())))
 }
 
 fn plant(
@@ -46,15 +59,15 @@ fn plant(
     owner: &Owner,
     id: &str,
     own: &Limits,
-    disks: Option<&DisksLimits>,
+    together: Option<&Together>,
 ) -> Result<Limiter, LimitError> {
     let own = level(owner, id, own)?;
-    let Some(DisksLimits { limits, shared }) = disks else {
+    let Some(Together { name, limits, weight, shared }) = together else {
         return Ok(Limiter::levels(cx.timer(), vec![own]));
     };
-    let levels = vec![own, level(owner, DISKS, &limits.limits())?];
+    let levels = vec![own, level(owner, name, limits)?];
     Ok(match shared {
-        Some(shared) => Limiter::within(cx.timer(), levels, &owner.member(shared, limits.weight())),
+        Some(shared) => Limiter::within(cx.timer(), levels, &owner.member(name, shared, *weight)),
         None => Limiter::levels(cx.timer(), levels),
     })
 }
@@ -76,17 +89,21 @@ pub(crate) fn change(owner: &Owner, name: &str, change: &Limits) -> Result<bool,
     Ok(true)
 }
 
-/// Gives all disks together exactly these limits, and the VM its weight, live. Limits that stay the same go on where
-/// they are.
+/// Gives all disks together, and all network interfaces, exactly these limits, and the VM its weights, live. Limits that
+/// stay the same go on where they are.
 ///
 /// # Errors
 /// As [`change`].
-pub(crate) fn limit_disks(owner: &Owner, limits: &DiskLimits) -> Result<(), LimitError> {
-    if let Some(level) = owner.existing_level(DISKS) {
-        level.change(&level.limits().change_to(&limits.limits()), MonoTime::now())?;
-    }
-    if let Some(member) = owner.existing_member() {
-        member.set_weight(limits.weight());
+pub(crate) fn limit_all(owner: &Owner, config: &LimitsConfig) -> Result<(), LimitError> {
+    let levels = levels(config);
+    levels.iter().try_for_each(|(_, limits, _)| limits.check())?;
+    for (name, limits, weight) in levels {
+        if let Some(level) = owner.existing_level(name) {
+            level.change(&level.limits().change_to(&limits), MonoTime::now())?;
+        }
+        if let Some(member) = owner.existing_member(name) {
+            member.set_weight(weight);
+        }
     }
     Ok(())
 }

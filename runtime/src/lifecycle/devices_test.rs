@@ -262,7 +262,7 @@ fn a_disk_is_looked_at_again_and_another_is_not_known() {
         block_on(vm.rescan_drive("disk0")).unwrap();
         assert_eq!(puppet.asked().len(), 1);
         let error = block_on(vm.rescan_drive("disk1")).unwrap_err();
-        assert_eq!(error.to_string(), "drive_id: there is no \"disk1\"");
+        assert_eq!(error.to_string(), "device: there is no \"disk1\"");
         block_on(vm.stop());
     });
 }

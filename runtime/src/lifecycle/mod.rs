@@ -56,7 +56,7 @@ pub(crate) enum VmCommand {
     Pause(Reply),
     Resume(Reply),
     /// New limits, which are valid.
-    SetLimits(LimitsConfig, Reply),
+    SetLimits(Box<LimitsConfig>, Reply),
     /// New limits of one device: those that are named.
     LimitDevice {
         device: String,
@@ -120,7 +120,7 @@ struct Living {
     vm: VmTask,
     devices: Devices,
     /// Limits that do not hold yet, because a vCPU had a look at what it has used.
-    limits: VecDeque<(LimitsConfig, Reply)>,
+    limits: VecDeque<(Box<LimitsConfig>, Reply)>,
 }
 
 impl Living {
@@ -209,9 +209,9 @@ impl Living {
             let Some(set) = self.vm.machine.cpu.set(limits.cpu) else {
                 return self.limits.push_front((limits, reply));
             };
-            let disks = || self.devices.limit_disks(&limits.disk).map_err(|error| bad_limit(&error));
+            let devices = || self.devices.limit_all(&limits).map_err(|error| bad_limit(&error));
             let buffers = || self.vm.buffers.set_max(limits.buffers.max);
-            let _ = reply.send(set.and_then(|()| disks()).and_then(|()| buffers()));
+            let _ = reply.send(set.and_then(|()| devices()).and_then(|()| buffers()));
         }
     }
 
@@ -269,7 +269,7 @@ impl Living {
     fn notice(&self, device: &str, event: HostEvent, reply: Option<Reply>) {
         let known = self.devices.notice(device, event);
         if let Some(reply) = reply {
-            let unknown = || Error::config("drive_id", format!("there is no {device:?}"));
+            let unknown = || Error::config("device", format!("there is no {device:?}"));
             let _ = reply.send(known.then_some(()).ok_or_else(unknown));
         }
     }
@@ -411,7 +411,7 @@ async fn stop_asked(commands: &mut mpsc::UnboundedReceiver<VmCommand>) {
             VmCommand::SetLimits(_, reply) | VmCommand::LimitDevice { reply, .. } => {
                 (Some(reply), "be limited")
             }
-            VmCommand::Notice { reply, .. } => (reply, "look at its disk"),
+            VmCommand::Notice { reply, .. } => (reply, "tell a device anything"),
         };
         let Some(reply) = reply else { continue };
         let _ = reply.send(Err(Error::State { operation, state: "has ended" }));

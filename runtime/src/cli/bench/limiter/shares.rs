@@ -90,7 +90,8 @@ fn weights(count: u32, equal: bool) -> Vec<u32> {
 }
 
 fn config(wish: Wish, disk: DiskLimits) -> VmConfig {
-    let tenant = TenantConfig { name: "bench".to_owned(), limits: TenantLimits { disk } };
+    let tenant =
+        TenantConfig { name: "bench".to_owned(), limits: TenantLimits { disk, ..TenantLimits::default() } };
     let weight = DiskLimits { weight: Some(wish.weight), ..DiskLimits::default() };
     let mut config = VmConfig::new("blkbench")
         .memory_mib(32)
