@@ -18,6 +18,13 @@ impl Samples {
         self.push(time.as_secs_f64());
     }
 
+    /// The smallest one that at least 99 of 100 do not exceed; `None` without samples.
+    pub(super) fn p99(&self) -> Option<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        percentile(&sorted, 99)
+    }
+
     /// `None` without samples.
     pub(super) fn summary(&self) -> Option<Summary> {
         let mut sorted = self.0.clone();
@@ -92,5 +99,11 @@ mod tests {
         assert_eq!(summary(1..=10).p90, 9.0);
         assert_eq!(summary(1..=100).p90, 90.0);
         assert_eq!(summary([7]).p90, 7.0);
+    }
+
+    #[test]
+    fn p99_is_the_nearest_rank() {
+        let p99 = |most: u32| (1..=most).map(f64::from).collect::<Samples>().p99();
+        assert_eq!((p99(0), p99(25), p99(100), p99(200)), (None, Some(25.0), Some(99.0), Some(198.0)));
     }
 }

@@ -13,6 +13,7 @@ use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::super::target::{Limit, Quantity, Target};
 use super::super::{CliResult, progress};
+use super::pause;
 use super::track::{Point, Track};
 
 /// How often a VM is looked at: often enough to see every throttling, and rarely enough to be no neighbour.
@@ -270,6 +271,7 @@ fn cpus() -> u32 {
 pub(super) fn measure(runtime: &Runtime, effort: Effort, report: &mut Report) -> CliResult<()> {
     let mut worst = Worst::default();
     let cpus = cpus();
+    pause::measure(if cpus > 1 { 2 } else { 1 }, effort.periods * 4, report);
     for row in rows(effort, cpus) {
         progress(&format!("cpu.max {} {}", row.name(), row.id()));
         let seen = row.measure(runtime, effort)?;
