@@ -189,7 +189,12 @@ fn sec_02_those_that_do_not_say_where_to_are_bounded_in_time() {
     let (stream, _client) = UnixStream::pair().unwrap();
     let greeted = bench.rig.on_shard(|cx| async move {
         let stream = Stream::new(stream.into()).unwrap();
-        greet(cx.timer().clone(), stream, Duration::from_millis(1)).await.is_some()
+        let greeting = greet(cx.timer().clone(), stream, Duration::from_millis(1));
+        assert!(
+            (size_of_val(&greeting) * GREETINGS) as u64 <= GREETINGS_BYTES / 2,
+            "with its place in a set"
+        );
+        greeting.await.is_some()
     });
     assert!(!greeted);
 }

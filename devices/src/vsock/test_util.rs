@@ -133,13 +133,17 @@ impl Bench {
     pub(super) fn next(&mut self) -> (Header, Vec<u8>) {
         self.offer();
         wait_until("a packet comes", || self.rx.used_index() != self.rx.taken);
-        self.poll().unwrap()
+        self.take().unwrap()
     }
 
     /// A packet, if there is one as far as the device knows.
     pub(super) fn poll(&mut self) -> Option<(Header, Vec<u8>)> {
         self.offer();
         self.rig.settle();
+        self.take()
+    }
+
+    fn take(&mut self) -> Option<(Header, Vec<u8>)> {
         let used = self.rx.take_used()?;
         self.waiting = false;
         let mut bytes = vec![0; used.len as usize];

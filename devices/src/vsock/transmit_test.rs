@@ -1,14 +1,17 @@
+use std::future::Future;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use ringlet_io::limiter::{Level, Limits, PerUnit, TokenBucket};
 use ringlet_io::{EngineKind, Gate, Limiter, LimiterSeed};
+use ringlet_metrics::ConnectionResult;
 
 use super::*;
 use crate::testing::{Buffer, Options, Rig, wait_until};
-use crate::vsock::VsockSource;
 use crate::vsock::packet::{HOST_CID, MAX_CID, NO_MORE_SENT};
 use crate::vsock::switch::REPLIES;
 use crate::vsock::test_util::*;
+use crate::vsock::{MAX_CONNECTIONS, VsockOptions, VsockSource};
 
 /// Headers that mean nothing, from port 9 to port 5, and whether they are answered.
 fn malformed() -> Vec<(Header, bool)> {
@@ -200,4 +203,70 @@ fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
     };
     assert_eq!(limited(Some(6), None), 5, "the answer was one");
     assert_eq!(limited(None, Some(3_500)), 3);
+}
+
+/// Where packets are that come and go many at a time, and how many.
+const AT: u64 = Rig::DATA;
+const BATCH: u32 = 250;
+
+/// Sends a packet without data from each of some ports, and waits until all are given back.
+fn say_all(bench: &mut Bench, op: Op, ports: std::ops::Range<u32>) {
+    for (at, port) in (AT..).step_by(HEADER).zip(ports.clone()) {
+        bench.rig.ram.write(at, &Bench::header(op, port, 5).bytes()).unwrap();
+        bench.tx.add(&[Buffer::readable(at, HEADER as u32)]);
+    }
+    bench.rig.ring(1);
+    for _ in ports {
+        bench.rig.used(&mut bench.tx);
+    }
+}
+
+/// Takes so many packets; gives how many are of each operation.
+fn hear_all(bench: &mut Bench, count: u32) -> [u32; 8] {
+    let place = |n| AT + 0x1_0000 + 64 * u64::from(n);
+    for n in 0..count {
+        bench.rx.add(&[Buffer::writable(place(n), 64)]);
+    }
+    bench.rig.ring(0);
+    let mut counts = [0; 8];
+    for n in 0..count {
+        assert_eq!(bench.rig.used(&mut bench.rx).len, HEADER as u32);
+        let mut bytes = [0; HEADER];
+        bench.rig.ram.read(place(n), &mut bytes).unwrap();
+        counts[usize::from(Header::parse(&bytes).op)] += 1;
+    }
+    counts
+}
+
+/// As many connections as there may be, all of them open at the same time, and then some.
+#[test]
+fn sec_02_ten_thousand_connections_are_served_and_one_more_is_refused() {
+    let options = VsockOptions { queue_size: 256, ..VsockOptions::new("vsock0", CID) };
+    let mut bench = Bench::with(options, VsockSource::new(None, None), Options::new(EngineKind::Epoll));
+    let mut listener = bench.handle.listen(5).unwrap();
+    let mut accepted = 0;
+    let batches = || (0..MAX_CONNECTIONS).step_by(100).map(|first| first..first + 100);
+    for ports in batches() {
+        say_all(&mut bench, Op::Request, ports);
+        // The process goes away at once, but the guest does not answer: the connection stays.
+        let mut cx = Context::from_waker(Waker::noop());
+        while std::pin::pin!(listener.accept()).poll(&mut cx).is_ready() {
+            accepted += 1;
+        }
+    }
+    assert_eq!((accepted, bench.connections()), (MAX_CONNECTIONS, i64::from(MAX_CONNECTIONS)));
+    bench.say(Op::Request, MAX_CONNECTIONS, 5);
+    let mut heard = [0; 8];
+    for _ in 0..2 * MAX_CONNECTIONS / BATCH {
+        let more = hear_all(&mut bench, BATCH);
+        heard.iter_mut().zip(more).for_each(|(sum, count)| *sum += count);
+    }
+    heard[usize::from(Op::from_number(bench.next().0.op).unwrap().number())] += 1;
+    let expected = [0, 0, MAX_CONNECTIONS, 1, MAX_CONNECTIONS, 0, 0, 0];
+    assert_eq!(heard, expected, "responses, a reset, shutdowns");
+    assert_eq!(bench.results(ConnectionResult::Full), 1);
+    for ports in batches() {
+        say_all(&mut bench, Op::Reset, ports);
+    }
+    assert_eq!((bench.connections(), bench.bad()), (0, 0));
 }
