@@ -7,17 +7,23 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 
 use common::{Guest, Host, deadline, eventually, on_both_engines, rounds, within};
-use ringlet::{Console, ConsoleBuffer, Drive, Outcome, Resources, VmConfig};
+use ringlet::{
+    Console, ConsoleBuffer, Drive, NetworkInterface, Outcome, Resources, VmConfig, Vsock, VsockListener,
+};
 use ringlet_metrics::GuestErrorKind;
 
 /// Seeds of both engines together.
 const SEEDS: u64 = 60;
 /// Attackers at a time.
 const AT_ONCE: usize = 3;
-/// Devices of an attacker: three disks, the entropy device and the console.
-const DEVICES: u32 = 5;
+/// Devices of an attacker: three disks, a network interface, the socket device, the entropy device and the console.
+const DEVICES: u32 = 7;
+/// The port of the host to which attackers connect.
+const PORT: u32 = 1024;
 
 /// A file of 1 MiB.
 fn disk_file() -> tempfile::NamedTempFile {
@@ -26,18 +32,37 @@ fn disk_file() -> tempfile::NamedTempFile {
     file
 }
 
-/// An attacker with a device of each kind; every third seed has two vCPUs, one of which rewrites what the other offers.
-fn attacker(host: &Host, seed: u64, file: &tempfile::NamedTempFile) -> Guest {
-    host.bundled_with(attacker_of(seed, file))
+/// What an attacker's devices are on: a disk's file, and a network of which nobody takes a frame.
+struct Ground {
+    file: tempfile::NamedTempFile,
+    _ours: UnixDatagram,
+    theirs: UnixDatagram,
 }
 
-fn attacker_of(seed: u64, file: &tempfile::NamedTempFile) -> VmConfig {
+impl Ground {
+    fn new() -> Self {
+        let (_ours, theirs) = UnixDatagram::pair().unwrap();
+        Self { file: disk_file(), _ours, theirs }
+    }
+}
+
+/// An attacker with a device of each kind, whose connections to the host are taken and held; every third seed has two vCPUs,
+/// one of which rewrites what the other offers.
+fn attacker(host: &Host, seed: u64, ground: &Ground) -> (Guest, VsockListener) {
+    let guest = host.create_bundled(&attacker_of(seed, ground));
+    let listener = guest.vm.vsock_listen(PORT).unwrap();
+    (guest, listener)
+}
+
+fn attacker_of(seed: u64, ground: &Ground) -> VmConfig {
     VmConfig::new("hostile-virtio")
         .memory_mib(64)
         .vcpus(1 + u32::from(seed % 3 == 2))
-        .drive(Drive::file("file", file.path()))
+        .drive(Drive::file("file", ground.file.path()))
         .drive(Drive::memory("memory", 4 << 20).queues(2))
         .drive(Drive::null("null", 4 << 20))
+        .network_interface(NetworkInterface::fds("net0", [ground.theirs.as_raw_fd()]))
+        .vsock(Vsock::new())
         .entropy()
         .console()
         .timeout(deadline())
@@ -60,8 +85,8 @@ fn series(host: &Host) -> BTreeSet<String> {
 
 on_both_engines! {
     async fn sec_02_no_guest_adds_a_metric_series(host: Host) {
-        let file = disk_file();
-        let config = attacker_of(u64::from(host.is_epoll()), &file).vcpus(1);
+        let ground = Ground::new();
+        let config = attacker_of(u64::from(host.is_epoll()), &ground).vcpus(1);
         let console = Console::Buffer(ConsoleBuffer::new(1 << 16));
         let resources = Resources { console, ..Resources::default() };
         let vm = host.runtime.create(&config, resources).unwrap();
@@ -100,13 +125,16 @@ on_both_engines! {
         let seeds: Vec<_> = (0..rounds(SEEDS)).filter(|seed| seed % 2 == parity).collect();
         let mut malformed = 0;
         for batch in seeds.chunks(AT_ONCE) {
-            let files: Vec<_> = batch.iter().map(|_| disk_file()).collect();
+            let grounds: Vec<_> = batch.iter().map(|_| Ground::new()).collect();
             let attackers: Vec<_> =
-                batch.iter().zip(&files).map(|(&seed, file)| attacker(&host, seed, file)).collect();
+                batch.iter().zip(&grounds).map(|(&seed, ground)| attacker(&host, seed, ground)).collect();
+            for (guest, _) in &attackers {
+                within(guest.vm.start()).await.unwrap();
+            }
             let innocent = innocent(&host, "2M");
             let outcome = innocent.outcome().await;
             assert_eq!(*outcome, Outcome::Exited { code: 0 }, "{}", innocent.printed());
-            for (guest, seed) in attackers.iter().zip(batch) {
+            for ((guest, _), seed) in attackers.iter().zip(batch) {
                 let outcome = guest.outcome().await;
                 let printed = guest.printed();
                 assert_eq!(*outcome, Outcome::Exited { code: 0 }, "seed {seed}: {printed}");

@@ -3,12 +3,16 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::guest::Code;
 use common::process::{descriptors, resident_kib, threads_named};
 use common::{Host, block_on, eventually, rounds, small};
-use ringlet::{Drive, EngineChoice, ImageRef, Outcome, Resources, VmConfig, VmState};
+use ringlet::{Drive, EngineChoice, ImageRef, Outcome, Resources, Vm, VmConfig, VmState, Vsock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Memory in KiB that a thousand VMs may leave behind: what allocators and the standard library keep.
@@ -78,6 +82,7 @@ fn with_devices(file: &std::path::Path) -> (VmConfig, Code) {
         .drive(Drive::file("file", file).read_only().queues(2))
         .drive(Drive::memory("memory", 1 << 20))
         .drive(Drive::null("null", 1 << 20))
+        .vsock(Vsock::new())
         .entropy()
         .console();
     (config, Code::new().negotiate(0xD000_0000).print("x").exit(7))
@@ -140,8 +145,81 @@ fn a_thousand_vms_with_devices(engine: EngineChoice) {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
     let (config, code) = with_devices(file.path());
-    // Five interrupts, seven doorbells, the disks' own; and VMs are closed later.
-    a_thousand_vms(engine, &config, &code, BARE + 3 * (5 + 7 + 3));
+    // Six interrupts, ten doorbells, the disks' own; and VMs are closed later.
+    a_thousand_vms(engine, &config, &code, BARE + 3 * (6 + 10 + 3));
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind_on_io_uring() {
+    connections_leave_nothing_behind(EngineChoice::Uring);
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind_on_epoll() {
+    connections_leave_nothing_behind(EngineChoice::Epoll);
+}
+
+/// Of connections by the library and by the path, in every state of theirs.
+fn connections_leave_nothing_behind(engine: EngineChoice) {
+    let _turn = alone();
+    let host = Host::new(engine);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.sock");
+    let guest = host.bundled_with(VmConfig::new("vsock-echo").memory_mib(64).vsock(Vsock::new().uds(&path)));
+    guest.until_printed("ready on port 1024");
+    (0..20).for_each(|turn| connection(&guest.vm, &path, turn));
+    let idle = || {
+        host.runtime
+            .registry()
+            .encode()
+            .contains(r#"ringlet_device_connections{vm="vm-1",device="vsock0"} 0"#)
+    };
+    eventually("all connections are forgotten", idle);
+    let (before, memory) = (Usage::now(), resident_kib());
+    (0..rounds(2000)).for_each(|turn| connection(&guest.vm, &path, turn));
+    eventually("all connections are forgotten", idle);
+    eventually("everything is closed", || Usage::now().descriptors <= before.descriptors);
+    let grown = resident_kib().saturating_sub(memory);
+    assert!(grown < SLACK_KIB, "{grown} KiB more than the {memory} KiB before");
+    assert_eq!(*block_on(guest.vm.stop()), Outcome::Stopped);
+}
+
+/// A stream to the guest.
+fn attached(vm: &Vm) -> UnixStream {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(common::deadline())).unwrap();
+    block_on(vm.vsock_attach(1024, theirs)).unwrap();
+    ours
+}
+
+/// The ways of a connection to begin and end, by turns.
+fn connection(vm: &Vm, path: &Path, turn: u64) {
+    let by_path = |request: &str| {
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(common::deadline())).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    match turn % 6 {
+        // It is not looked at, or refused, or broken off while it is asked for.
+        0 => drop(UnixStream::connect(path).unwrap()),
+        1 => assert!(block_on(vm.vsock_attach(9, UnixStream::pair().unwrap().0)).is_err()),
+        2 => drop(by_path("CONNECT 1024\n")),
+        // It is used, and left with something that nobody reads.
+        3 => attached(vm).write_all(&[7; 30_000]).unwrap(),
+        4 => {
+            let mut stream = attached(vm);
+            stream.write_all(b"whole").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            stream.read_to_end(&mut back).unwrap();
+            assert_eq!(back, b"whole");
+        }
+        _ => {
+            let mut stream = by_path("CONNECT 1024\n");
+            assert_eq!(stream.read(&mut [0; 3]).unwrap(), 3);
+        }
+    }
 }
 
 #[test]
@@ -196,7 +274,7 @@ fn a_vm_with_devices_that_runs_out_of_descriptors_at_any_step_leaves_nothing_beh
     file.as_file().set_len(1 << 20).unwrap();
     let (config, code) = with_devices(file.path());
     // Whether the memory disk, which is made on the shard, is one more depends on what the launching thread still has.
-    run_out_of_descriptors(&config, &code, 4 + 5 + 7);
+    run_out_of_descriptors(&config, &code, 4 + 6 + 10);
 }
 
 /// `least` steps can run out of descriptors.

@@ -68,6 +68,15 @@ pub enum Error {
     /// The user-mode network of an interface does not start.
     #[error(transparent)]
     Passt(#[from] ringlet_io::net::PasstError),
+    /// The Unix socket of a socket device cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ringlet_io::unix::ListenError),
+    /// The guest cannot be connected to.
+    #[error(transparent)]
+    Connect(#[from] ringlet_devices::vsock::ConnectError),
+    /// A port of the host cannot be listened at.
+    #[error(transparent)]
+    Port(#[from] ringlet_devices::vsock::ListenError),
     /// A virtio device cannot be put together.
     #[error(transparent)]
     Device(#[from] ringlet_devices::virtio::AssembleError),

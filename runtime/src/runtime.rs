@@ -11,6 +11,7 @@ use ringlet_io::{Engine, EngineChoice, Shard, ShardConfig, ShardContext};
 use ringlet_metrics::Registry;
 
 use crate::assembly::{self, Resources, VmParts};
+use crate::cids::Cids;
 use crate::config::{DiskLimits, ImageRef, TenantConfig, VmConfig};
 use crate::error::{Error, Result};
 use crate::images;
@@ -52,6 +53,7 @@ pub(crate) struct Inner {
     pub(crate) reaper: Arc<Reaper>,
     shells: Mutex<Vec<Shell>>,
     pub(crate) tenants: Tenants,
+    pub(crate) cids: Arc<Cids>,
     images: Mutex<HashMap<&'static str, Image>>,
     last_id: AtomicU64,
 }
@@ -82,6 +84,7 @@ impl Runtime {
             host,
             tenants: Tenants::new(options.disk_limits, registry.clone())?,
             registry,
+            cids: Arc::default(),
             shells: Mutex::default(),
             images: Mutex::default(),
             last_id: AtomicU64::new(0),

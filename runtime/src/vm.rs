@@ -15,6 +15,7 @@ use crate::lifecycle::{Reply, VmCommand};
 use crate::machine::Phases;
 use crate::outcome::Outcome;
 use crate::serial::SerialInput;
+use crate::vsock::{VmSockets, VsockListener, VsockStream};
 
 /// What a VM is called, and where it is counted.
 pub(crate) struct Identity {
@@ -29,6 +30,8 @@ pub(crate) struct Inputs {
     pub(crate) serial: SerialInput,
     /// That of its virtio console, if it has one.
     pub(crate) console: Option<ConsoleInput>,
+    /// Its socket device, if it has one.
+    pub(crate) sockets: Option<VmSockets>,
 }
 
 /// What a VM tells its handle.
@@ -121,6 +124,48 @@ impl Vm {
         self.command("look at its disk", notice).await
     }
 
+    /// The guest's address on its socket device; `None` if it has none.
+    pub fn vsock_cid(&self) -> Option<u32> {
+        self.inputs.sockets.as_ref().map(|sockets| sockets.cid)
+    }
+
+    /// Connects to a port of the guest. Waits until the guest has answered, ten seconds at most: one that is only starting
+    /// has its time. To be called in a tokio runtime whose I/O is enabled (`enable_io`); the stream stays with that.
+    ///
+    /// # Errors
+    /// [`Error::Connect`]: why there is no connection. [`Error::State`]: the VM has no socket device. [`Error::Io`]: there are
+    /// no descriptors, or there is no tokio runtime.
+    ///
+    /// # Panics
+    /// As tokio does, in a runtime without I/O.
+    pub async fn vsock_connect(&self, port: u32) -> Result<VsockStream> {
+        self.sockets()?.connect(port).await
+    }
+
+    /// As [`Self::vsock_connect`], with a socket of the caller's: what is written to the other end of `stream` goes to the
+    /// guest, and what the guest sends is read there. Gives the port of the host. Needs no tokio runtime.
+    ///
+    /// # Errors
+    /// As there; the stream is closed.
+    pub async fn vsock_attach(&self, port: u32, stream: std::os::unix::net::UnixStream) -> Result<u32> {
+        Ok(self.sockets()?.handle.connect(port, stream).await?)
+    }
+
+    /// Takes the guest's connections to a port of the host, which go to no socket of `uds_path` as long as the result lives.
+    /// At most 128 wait to be accepted; further ones are refused.
+    ///
+    /// # Errors
+    /// [`Error::Port`]: somebody in this process listens there already, or the VM has ended. [`Error::State`]: it has no
+    /// socket device.
+    pub fn vsock_listen(&self, port: u32) -> Result<VsockListener> {
+        Ok(VsockListener(self.sockets()?.handle.listen(port)?))
+    }
+
+    fn sockets(&self) -> Result<&VmSockets> {
+        let none = Error::State { operation: "be connected to", state: "has no socket device (`vsock`)" };
+        self.inputs.sockets.as_ref().ok_or(none)
+    }
+
     /// Lets a created VM run. An error if it was started before or has ended.
     pub async fn start(&self) -> Result<()> {
         self.command("start", VmCommand::Start).await
@@ -146,7 +191,7 @@ impl Vm {
         self.command("be limited", |reply| VmCommand::SetLimits(Box::new(limits), reply)).await
     }
 
-    /// Changes the limits of one device (a drive's `drive_id`, `rng0`, `console0`), in any state before the VM's end: a
+    /// Changes the limits of one device (a drive's `drive_id`, `rng0`, `console0`, `vsock0`), in any state before the VM's end: a
     /// bucket that `limiter` names is replaced by a full one, one of size 0 goes, what is absent stays. Returns when the new limits
     /// hold, also for requests that wait.
     pub async fn set_rate_limiter(&self, device: &str, limiter: RateLimiter) -> Result<()> {
@@ -155,7 +200,7 @@ impl Vm {
         self.command("be limited", |reply| VmCommand::LimitDevice { device, change, reply }).await
     }
 
-    /// Changes what one network interface may receive and send, as [`Vm::set_rate_limiter`] does what it does of both
+    /// Changes what one network interface, or the socket device (`vsock0`), may receive and send, as [`Vm::set_rate_limiter`] does what it does of both
     /// together.
     pub async fn set_net_rate_limiters(
         &self,

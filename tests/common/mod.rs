@@ -53,16 +53,18 @@ pub(crate) use on_both_engines;
 /// Runs a test with a runtime of its own on `engine`.
 pub(crate) fn on(engine: EngineChoice, test: impl AsyncFnOnce(Host)) {
     // A test may take longer than a step of it.
-    block_on_for(deadline() * 10, test(Host::new(engine)));
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    run(&executor, deadline() * 10, test(Host::new(engine)));
 }
 
 /// Runs a future to its end, or panics after [`deadline`].
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    block_on_for(deadline(), future)
+    // Without I/O it takes no descriptors, which tests count.
+    let executor = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    run(&executor, deadline(), future)
 }
 
-fn block_on_for<T>(deadline: Duration, future: impl Future<Output = T>) -> T {
-    let executor = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+fn run<T>(executor: &tokio::runtime::Runtime, deadline: Duration, future: impl Future<Output = T>) -> T {
     executor.block_on(async { tokio::time::timeout(deadline, future).await.expect("it hangs") })
 }
 
@@ -146,6 +148,13 @@ impl Host {
         let console = ConsoleBuffer::new(1 << 20);
         let resources = Resources { console: Console::Buffer(console.clone()), ..Resources::default() };
         Guest { vm: self.runtime.launch(&config, resources).unwrap(), console }
+    }
+
+    /// Makes a guest that comes with Ringlet, and does not start it.
+    pub(crate) fn create_bundled(&self, config: &VmConfig) -> Guest {
+        let console = ConsoleBuffer::new(1 << 20);
+        let resources = Resources { console: Console::Buffer(console.clone()), ..Resources::default() };
+        Guest { vm: self.runtime.create(config, resources).unwrap(), console }
     }
 }
 

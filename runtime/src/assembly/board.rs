@@ -34,7 +34,7 @@ impl Board {
         Corpse {
             threads: Vec::new(),
             not_before: devices.closable,
-            remains: Box::new((wiring.irqs, machine)),
+            remains: Box::new((wiring.irqs, machine, devices.sockets)),
         }
     }
 }

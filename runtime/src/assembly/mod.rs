@@ -6,6 +6,7 @@
 mod board;
 mod net;
 mod virtio;
+mod vsock;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -172,7 +173,8 @@ impl<'a> Plan<'a> {
         let tenant =
             config.ringlet.tenant.as_ref().map(|tenant| runtime.tenants.enter(tenant)).transpose()?;
         let output = resources.virtio_console.unwrap_or_else(|| console.clone());
-        let virtio = Virtio::open(config, output, &runtime.tenants.shared(tenant.as_ref()))?;
+        let shared = runtime.tenants.shared(tenant.as_ref());
+        let virtio = Virtio::open(config, output, &shared, &runtime.cids)?;
         let mut bill = Bill::default();
         bill.add("serial port", board::serial_memory(&console));
         virtio.add_to(&mut bill, &console);
@@ -299,6 +301,7 @@ impl<'a> Plan<'a> {
         let status = Arc::new(VmStatus::new(Arc::clone(&machine.phases)));
         let timeout = self.config.ringlet.timeout_ms.map(Duration::from_millis);
         let Wiring { serial, output_bell, input_bell, irqs } = wiring;
+        let (sockets, kept) = devices.sockets.unzip();
         let serial = SerialParts {
             console: self.console,
             output: Arc::clone(&machine.serial_output),
@@ -312,7 +315,7 @@ impl<'a> Plan<'a> {
         let corpse = Corpse {
             threads: team.threads,
             not_before: devices.closable,
-            remains: Box::new((irqs, Arc::clone(&machine))),
+            remains: Box::new((irqs, Arc::clone(&machine), kept)),
         };
         let task = VmTask {
             life: Life::new(team.controls, Arc::clone(&status), self.runtime.registry.clone()),
@@ -328,7 +331,7 @@ impl<'a> Plan<'a> {
             _tenant: self.tenant,
             buffers: self.buffers,
         };
-        let inputs = Inputs { serial: input, console: devices.input };
+        let inputs = Inputs { serial: input, console: devices.input, sockets };
         let parts = VmParts {
             task,
             serial,

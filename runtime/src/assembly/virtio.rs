@@ -24,10 +24,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::Crew;
 use super::board::Lines;
 use super::net::Interface;
+use super::vsock::{Kept, SocketDevice};
 use crate::buffers::Bill;
+use crate::cids::Cids;
 use crate::config::{
-    CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, LimitsConfig, MAX_DEVICES, VmConfig, Volatile,
-    device_count,
+    CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, LimitsConfig, MAX_DEVICES, VSOCK_ID, VmConfig,
+    Volatile, device_count,
 };
 use crate::console::{Console, ConsoleInput, ConsoleParts};
 use crate::devices::throttle::{self, DISKS, DeviceLimits, NETS, Together};
@@ -35,6 +37,7 @@ use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
 use crate::kvm::vm::VmFds;
 use crate::tenants::SharedLimits;
+use crate::vsock::VmSockets;
 
 /// Pins for virtio devices: not those of the timer (0), the keyboard (1), the second interrupt controller of old (2),
 /// the serial ports (3, 4), the clock (8) and ACPI (9).
@@ -72,6 +75,7 @@ pub(super) struct Virtio {
 enum Planned {
     Disk(BlockOptions, DiskSource, DeviceLimits),
     Net(Interface),
+    Vsock(SocketDevice),
     Entropy(DeviceLimits),
     /// Shows its output there.
     Console(Console, DeviceLimits),
@@ -84,6 +88,8 @@ pub(super) struct Installed {
     /// The host's ends of the console, if there is one.
     pub(super) console: Option<ConsoleParts>,
     pub(super) input: Option<ConsoleInput>,
+    /// The process's side of the socket device, if there is one, and what that keeps of the host.
+    pub(super) sockets: Option<(VmSockets, Kept)>,
     /// From when on the VM can be closed quickly; `None` if always.
     pub(super) closable: Option<Instant>,
 }
@@ -109,12 +115,20 @@ pub(super) struct Made {
 
 impl Virtio {
     /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes, `shared` what
-    /// its disks and interfaces have together with those of other VMs.
-    pub(super) fn open(config: &VmConfig, console: Console, shared: &SharedLimits) -> Result<Self> {
+    /// its disks and interfaces have together with those of other VMs, `cids` the addresses of all VMs' socket devices.
+    pub(super) fn open(
+        config: &VmConfig,
+        console: Console,
+        shared: &SharedLimits,
+        cids: &Arc<Cids>,
+    ) -> Result<Self> {
         let (disks, nets) = together(config, shared)?;
         let mut devices = drives(config).map(|drive| open_disk(drive, &disks)).collect::<Result<Vec<_>>>()?;
         for interface in &config.network_interfaces {
             devices.push(Planned::Net(Interface::open(interface, config.ringlet.tenant.is_some(), &nets)?));
+        }
+        if let Some(vsock) = &config.vsock {
+            devices.push(Planned::Vsock(SocketDevice::open(vsock, cids)?));
         }
         if let Some(entropy) = &config.entropy {
             let own = entropy.rate_limiter.unwrap_or_default().limits();
@@ -137,6 +151,7 @@ impl Virtio {
                     bill.add(options.id.as_str(), memory.and(copy, copy * (BOUNCE_BUFFERS - 1)));
                 }
                 Planned::Net(interface) => bill.add(interface.options.id.as_str(), interface.memory()),
+                Planned::Vsock(device) => bill.add(VSOCK_ID, device.memory()),
                 Planned::Entropy(_) => bill.add(ENTROPY_ID, Rng::memory()),
                 Planned::Console(console, _) => bill.add(CONSOLE_ID, console_memory(console, serial)),
             }
@@ -187,6 +202,7 @@ impl Planned {
         match self {
             Self::Disk(options, source, limits) => disk(site, options, source, limits),
             Self::Net(interface) => interface.make(site),
+            Self::Vsock(device) => device.make(site, &mut installed.sockets),
             Self::Entropy(limits) => entropy(site, limits),
             Self::Console(console, limits) => virtio_console(site, console, limits, installed),
         }

@@ -17,6 +17,7 @@ mod stdin;
 mod supervise;
 mod tenant;
 mod terminal;
+mod vsock;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;

@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::io;
 
 use ringlet::{
-    Bucket, CONSOLE_ID, Drive, ENTROPY_ID, Error, NetworkInterface, RateLimiter, Runtime, TenantConfig, Vm,
-    VmConfig,
+    Bucket, CONSOLE_ID, Drive, ENTROPY_ID, Error, NetworkInterface, RateLimiter, Runtime, TenantConfig,
+    VSOCK_ID, Vm, VmConfig, Vsock,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -104,7 +104,7 @@ async fn apply_to(vm: &Vm, whole: Option<&VmConfig>, devices: &[(String, Change)
 enum Change {
     /// Of both directions together.
     Both(RateLimiter),
-    /// Of a network interface.
+    /// Of a network interface, or of sockets.
     Net { received: RateLimiter, sent: RateLimiter },
 }
 
@@ -128,6 +128,11 @@ fn changed_devices(old: &VmConfig, new: &VmConfig) -> Vec<(String, Change)> {
     let mut changes: Vec<_> = old.drives.iter().filter_map(changed).collect();
     let interfaces = old.network_interfaces.iter();
     changes.extend(interfaces.filter_map(|old| changed_interface(old, &new.network_interfaces)));
+    if let (Some(old), Some(new)) = (&old.vsock, &new.vsock) {
+        let directions = |vsock: &Vsock| [vsock.ringlet.rx_rate_limiter, vsock.ringlet.tx_rate_limiter];
+        let change = changed_directions(directions(old), directions(new));
+        changes.extend(change.map(|change| (VSOCK_ID.to_owned(), change)));
+    }
     if let (Some(old), Some(new)) = (old.entropy, new.entropy) {
         let change = change(old.rate_limiter.unwrap_or_default(), new.rate_limiter.unwrap_or_default());
         changes.extend(change.map(|change| (ENTROPY_ID.to_owned(), Change::Both(change))));
@@ -143,13 +148,18 @@ fn changed_devices(old: &VmConfig, new: &VmConfig) -> Vec<(String, Change)> {
 /// The change of an interface, if it is in the new file with other limits.
 fn changed_interface(old: &NetworkInterface, new: &[NetworkInterface]) -> Option<(String, Change)> {
     let new = new.iter().find(|new| new.iface_id == old.iface_id)?;
+    let directions = |interface: &NetworkInterface| [interface.rx_rate_limiter, interface.tx_rate_limiter];
+    Some((old.iface_id.clone(), changed_directions(directions(old), directions(new))?))
+}
+
+/// The change of what is received and of what is sent, if there is one.
+fn changed_directions(old: [Option<RateLimiter>; 2], new: [Option<RateLimiter>; 2]) -> Option<Change> {
     let change = |old: Option<RateLimiter>, new: Option<RateLimiter>| {
         change(old.unwrap_or_default(), new.unwrap_or_default()).unwrap_or_default()
     };
-    let received = change(old.rx_rate_limiter, new.rx_rate_limiter);
-    let sent = change(old.tx_rate_limiter, new.tx_rate_limiter);
-    let changes = [received, sent] != [RateLimiter::default(); 2];
-    changes.then(|| (old.iface_id.clone(), Change::Net { received, sent }))
+    let ([old_received, old_sent], [new_received, new_sent]) = (old, new);
+    let (received, sent) = (change(old_received, new_received), change(old_sent, new_sent));
+    ([received, sent] != [RateLimiter::default(); 2]).then_some(Change::Net { received, sent })
 }
 
 /// What makes `new` of `old`; `None` if they are the same. A bucket that stays the same keeps its tokens.
@@ -223,6 +233,15 @@ mod tests {
         let gone = RateLimiter { bandwidth: Some(UNLIMITED), ops: None };
         assert_eq!(changed_devices(&config(slow, none), &config(none, slow)), net(gone, slow));
         assert_eq!(changed_devices(&config(slow, slow), &VmConfig::new("http")), []);
+    }
+
+    #[test]
+    fn directions_of_sockets_change_apart() {
+        let (slow, fast) = (RateLimiter::bytes(1 << 10), RateLimiter::bytes(1 << 20));
+        let config = |sent| VmConfig::new("vsock-echo").vsock(Vsock::new().rate_limiters(slow, sent));
+        let change = Change::Net { received: RateLimiter::default(), sent: fast };
+        assert_eq!(changed_devices(&config(slow), &config(fast)), [(VSOCK_ID.into(), change)]);
+        assert_eq!(changed_devices(&config(slow), &VmConfig::new("vsock-echo")), []);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 use ringlet::{
     BootProtocol, Drive, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB,
-    NetworkInterface, VmConfig,
+    NetworkInterface, VmConfig, Vsock,
 };
 use ringlet_metrics::{Endpoint, Escaped};
 
@@ -18,6 +18,7 @@ use super::log::LogLevel;
 use super::net::{self, NetArg};
 use super::size;
 use super::tenant::{self, TenantArg};
+use super::vsock;
 
 /// Options of `ringlet run`.
 #[derive(Debug, Args)]
@@ -65,6 +66,16 @@ pub(super) struct RunArgs {
     /// ipv4=ADDRESS, ipv6=ADDRESS (repeatable): and from these addresses only. With a tenant, anti_spoof is on unless it is off here (anti_spoof=off).
     #[arg(long = "net", value_name = "SIDE[,OPTION]…", value_parser = net::parse)]
     interfaces: Vec<NetArg>,
+
+    /// Give the VM stream sockets to the host (vsock): `uds=PATH` or `fd=N`, then options, each after a comma
+    ///
+    /// uds=PATH is a Unix socket that is made and goes with the VM: whoever connects and writes `CONNECT PORT` and a newline is
+    /// connected to that port of the guest, after an answer `OK PORT`. What the guest connects to goes to PATH_PORT, where
+    /// others listen. fd=N is the descriptor of a Unix socket that listens; with uds=PATH that is only where the guest's
+    /// connections go. cid=N is the guest's address, 3 or more, chosen if absent; connections=N the most at once (10000).
+    /// With --count, the VMs have PATH-1, PATH-2 …, and the addresses N, N+1 …
+    #[arg(long, value_name = "SIDE[,OPTION]…", value_parser = vsock::parse)]
+    vsock: Option<Vsock>,
 
     /// Limit what the VM may use (repeatable): cpu.max=QUOTA[/PERIOD], cpu.weight=N, disk.{rbps,wbps,riops,wiops,bps,iops,weight}=N, net.{rx,tx}.{bps,pps}=N, net.weight=N, buffers.max=SIZE
     ///
@@ -269,6 +280,7 @@ impl RunArgs {
         }
         disk::add(&mut config, &self.disks);
         net::add(&mut config, &self.interfaces);
+        config.vsock = self.vsock.clone().or(config.vsock);
         if self.rng {
             config = config.entropy();
         }
@@ -298,6 +310,7 @@ impl RunArgs {
             )
             .into());
         }
+        vsock::check_sharing(config, self.count.get())?;
         let shared = |drive: &&Drive| drive.path_on_host.is_some() && !drive.is_read_only;
         let Some(drive) = config.drives.iter().find(shared).filter(|_| self.count.get() > 1) else {
             return Ok(());

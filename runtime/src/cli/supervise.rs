@@ -25,7 +25,7 @@ use super::run::RunArgs;
 use super::signals::Signals;
 use super::stdin::{feed_stdin, follow_size};
 use super::terminal::{RawTerminal, in_foreground};
-use super::{CliResult, FAILED, log};
+use super::{CliResult, FAILED, log, vsock};
 
 /// With fewer open files not one VM runs.
 const LEAST_OPEN_FILES: u64 = 16;
@@ -181,7 +181,9 @@ async fn launch(
             other => other.clone(),
         };
         let begun = Instant::now();
-        let vm = runtime.launch(&config.clone().name(&name), Resources { console, ..shared.clone() });
+        let mut config = config.clone().name(&name);
+        vsock::of_many(&mut config, number);
+        let vm = runtime.launch(&config, Resources { console, ..shared.clone() });
         let vm = vm.map_err(|e| {
             let NotStarted { error, .. } = failed(number, None, e);
             NotStarted { number, error: format!("{name}: {error}"), name: Some(name.clone()) }

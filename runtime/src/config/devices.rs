@@ -1,4 +1,4 @@
-//! The devices of a VM: disks, randomness, console.
+//! The devices of a VM: disks, randomness, console; networks and sockets have files of their own.
 //!
 //! Disks are described as Firecracker does (`drives`); what it has no words for stands under `ringlet` in each.
 
@@ -11,6 +11,7 @@ use super::VmConfig;
 use super::firecracker;
 use super::net::NetworkInterface;
 use super::rate_limiter::RateLimiter;
+use super::vsock::{VSOCK_ID, Vsock};
 use crate::error::{Error, Result};
 
 /// Longest `drive_id` in bytes.
@@ -304,8 +305,9 @@ impl Drive {
 
 /// How many virtio devices a VM has.
 pub(crate) fn count(config: &VmConfig) -> usize {
-    let VmConfig { drives, network_interfaces, entropy, ringlet, .. } = config;
-    drives.len() + network_interfaces.len() + usize::from(entropy.is_some()) + usize::from(ringlet.console)
+    let VmConfig { drives, network_interfaces, vsock, entropy, ringlet, .. } = config;
+    let single = [vsock.is_some(), entropy.is_some(), ringlet.console];
+    drives.len() + network_interfaces.len() + single.into_iter().map(usize::from).sum::<usize>()
 }
 
 /// Checks the name of a device that is not given by us.
@@ -315,7 +317,7 @@ pub(super) fn check_device_id(field: &'static str, id: &str) -> Result<()> {
         let rule = format!("{id:?} is not 1 to {MAX_DRIVE_ID} letters, digits, `-` or `_`");
         return Err(Error::config(field, rule));
     }
-    if [ENTROPY_ID, CONSOLE_ID].contains(&id) {
+    if [ENTROPY_ID, CONSOLE_ID, VSOCK_ID].contains(&id) {
         return Err(Error::config(field, format!("{id:?} is the name of another device")));
     }
     Ok(())
@@ -327,6 +329,7 @@ pub(super) fn validate(config: &VmConfig) -> Result<()> {
     let interfaces = &config.network_interfaces;
     drives.iter().try_for_each(Drive::validate)?;
     interfaces.iter().try_for_each(NetworkInterface::validate)?;
+    config.vsock.iter().try_for_each(Vsock::validate)?;
     if let Some(limiter) = config.entropy.and_then(|entropy| entropy.rate_limiter) {
         limiter.validate().map_err(|reason| Error::config("entropy.rate_limiter", reason))?;
     }

@@ -57,7 +57,6 @@ pub(super) const SECTIONS: &[Foreign] = &[
     Foreign::new("mmds-config"),
     Foreign::new("pmem"),
     Foreign::new("serial").off(empty),
-    Foreign::new("vsock"),
 ];
 
 /// Of `machine-config`.
@@ -72,6 +71,9 @@ pub(super) const DRIVE: &[Foreign] = &[Foreign::new("socket").instead("; it has 
 
 /// Of each of `network-interfaces`.
 pub(super) const INTERFACE: &[Foreign] = &[Foreign::new("allow_mmds_requests").off(no)];
+
+/// Of `vsock`. The name has no meaning, and Firecracker is about to drop it.
+pub(super) const VSOCK: &[Foreign] = &[Foreign::new("vsock_id").off(Value::is_string)];
 
 /// A structure that Firecracker has more fields of.
 pub(super) trait Known<'de>: Sized {

@@ -41,7 +41,6 @@ fn fields_of_firecracker_that_ask_for_what_is_missing_are_refused_by_name() {
         ),
         (r#""pmem": [{"id": "p", "path_on_host": "/p"}]"#, "pmem"),
         (r#""serial": {"serial_out_path": "/s"}"#, "serial"),
-        (r#""vsock": {"guest_cid": 3, "uds_path": "/v"}"#, "vsock"),
         (r#""machine-config": {"smt": true}"#, "smt"),
         (r#""machine-config": {"track_dirty_pages": true}"#, "track_dirty_pages"),
         (r#""machine-config": {"cpu_template": "T2"}"#, "cpu_template"),

@@ -1,25 +1,26 @@
 //! What a VM is to be: a builder for programs, and the JSON of Firecracker's `--config-file` for everybody else.
 //!
 //! The JSON uses Firecracker's names for what Firecracker has (`boot-source`, `machine-config`, `drives`,
-//! `network-interfaces`, `entropy`);
+//! `network-interfaces`, `vsock`, `entropy`);
 //! what is only Ringlet's stands under `ringlet`. Unknown fields are errors, and so are Firecracker's that ask for what
 //! Ringlet does not have, so that nothing asked for is silently missing.
 
+mod boot;
 mod devices;
 mod firecracker;
 mod limits;
 mod net;
 mod net_limits;
 mod rate_limiter;
+mod vsock;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringlet_boot::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use boot::{BootProtocol, BootSource, ImageRef};
 pub(crate) use devices::count as device_count;
 pub use devices::{
     CONSOLE_ID, CacheType, DEFAULT_QUEUE_SIZE, Drive, DriveExtras, DriveIoEngine, ENTROPY_ID, Entropy,
@@ -37,6 +38,7 @@ pub use net::{
 };
 pub use net_limits::{NetLimits, NetRates};
 pub use rate_limiter::{Bucket, RateLimiter};
+pub use vsock::{MAX_CID, MAX_CONNECTIONS, MAX_UDS_PATH, MIN_CID, VSOCK_ID, Vsock, VsockExtras};
 
 /// Smallest guest RAM in MiB: an image is loaded from 1 MiB up, and has to have room.
 pub const MIN_MEMORY_MIB: u32 = 4;
@@ -74,6 +76,9 @@ pub struct VmConfig {
     /// Network interfaces, in the order in which the guest finds them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "firecracker::or_default")]
     pub network_interfaces: Vec<NetworkInterface>,
+    /// Stream sockets between guest and host, if there are to be any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
     /// A source of random numbers, if there is to be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<Entropy>,
@@ -83,20 +88,6 @@ pub struct VmConfig {
 }
 
 firecracker::known_to_firecracker!(VmConfig, firecracker::SECTIONS);
-
-/// What is booted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BootSource {
-    /// A bundled image's name (`ringlet images` lists them) or a file. What contains a `/` is a file.
-    pub kernel_image_path: ImageRef,
-    /// A file that is put into guest RAM for the kernel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub initrd_path: Option<PathBuf>,
-    /// The kernel's command line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot_args: Option<String>,
-}
 
 /// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,66 +151,6 @@ pub struct Extras {
     pub tenant: Option<TenantConfig>,
 }
 
-/// How an image is entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BootProtocol {
-    /// The PVH entry of the image's Xen note, in 32-bit protected mode.
-    Pvh,
-    /// The 64-bit Linux boot protocol, at the ELF entry point.
-    Linux64,
-}
-
-impl From<BootProtocol> for Protocol {
-    fn from(protocol: BootProtocol) -> Self {
-        match protocol {
-            BootProtocol::Pvh => Self::Pvh,
-            BootProtocol::Linux64 => Self::Linux64,
-        }
-    }
-}
-
-/// Which image: bundled with Ringlet, or a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
-pub enum ImageRef {
-    /// An image of [`crate::images`], by name.
-    Bundled(String),
-    /// An ELF64 file.
-    Path(PathBuf),
-}
-
-impl From<String> for ImageRef {
-    fn from(text: String) -> Self {
-        if crate::images::find(&text).is_some() {
-            Self::Bundled(text)
-        } else {
-            Self::Path(PathBuf::from(text))
-        }
-    }
-}
-
-impl From<&str> for ImageRef {
-    fn from(text: &str) -> Self {
-        Self::from(text.to_owned())
-    }
-}
-
-impl From<ImageRef> for String {
-    fn from(image: ImageRef) -> Self {
-        image.to_string()
-    }
-}
-
-impl fmt::Display for ImageRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bundled(name) => f.write_str(name),
-            Self::Path(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
 const fn one() -> u32 {
     1
 }
@@ -243,6 +174,7 @@ impl VmConfig {
             machine_config: MachineConfig::default(),
             drives: Vec::new(),
             network_interfaces: Vec::new(),
+            vsock: None,
             entropy: None,
             ringlet: Extras::default(),
         }
@@ -334,6 +266,13 @@ impl VmConfig {
     #[must_use]
     pub fn network_interface(mut self, interface: NetworkInterface) -> Self {
         self.network_interfaces.push(interface);
+        self
+    }
+
+    /// Stream sockets between guest and host.
+    #[must_use]
+    pub fn vsock(mut self, vsock: Vsock) -> Self {
+        self.vsock = Some(vsock);
         self
     }
 

@@ -25,7 +25,7 @@ pub(crate) fn run(vsock: &mut Vsock, options: &Options) -> Result<Outcome, Failu
         streams.insert(vsock.connect(options.port), Stream { number, sent: 0, received: 0, finished: false });
     }
     let mut moved = start;
-    while !streams.is_empty() {
+    loop {
         vsock.poll()?;
         while let Some(handle) = vsock.news() {
             let Some(stream) = streams.get_mut(&handle) else { continue };
@@ -36,6 +36,9 @@ pub(crate) fn run(vsock: &mut Vsock, options: &Options) -> Result<Outcome, Failu
             }
         }
         vsock.poll()?;
+        if streams.is_empty() {
+            break;
+        }
         if time::now() >= moved.saturating_add(PATIENCE) {
             return Err(Failure::NoAnswer);
         }
