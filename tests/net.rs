@@ -195,7 +195,7 @@ on_both_engines! {
 }
 
 #[test]
-fn what_is_no_tap_and_no_socket_is_refused_by_its_number() {
+fn descriptors_are_taken_by_number_and_what_is_no_tap_and_no_socket_is_refused() {
     let file = tempfile::tempfile().unwrap();
     let host = Host::new(ringlet::EngineChoice::Epoll);
     let refused = |fds: Vec<i32>| {
@@ -207,5 +207,11 @@ fn what_is_no_tap_and_no_socket_is_refused_by_its_number() {
         "{}",
         refused(vec![file.as_raw_fd()])
     );
+    // Programs that are started later do not inherit what a VM was given.
+    let (ours, _theirs) = UnixDatagram::pair().unwrap();
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::empty()).unwrap();
+    let config = VmConfig::new("http").network_interface(NetworkInterface::fds("net0", [ours.as_raw_fd()]));
+    host.runtime.create(&config, ringlet::Resources::default()).unwrap();
+    assert_eq!(rustix::io::fcntl_getfd(&ours).unwrap(), rustix::io::FdFlags::CLOEXEC);
     assert!(refused(vec![999_999]).contains("999999"), "{}", refused(vec![999_999]));
 }

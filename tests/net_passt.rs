@@ -1,4 +1,4 @@
-//! User-mode networks of passt(1) on real KVM: this machine's curl against the guest `http`, without any privilege, as
+//! User-mode networks of passt(1), and one of QEMU's, on real KVM: this machine's curl against the guest `http`, without any privilege, as
 //! the README has it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -59,10 +59,10 @@ fn curl_reaches_a_guest_through_a_passt_of_its_own_that_ends_with_it() {
     }
 }
 
-/// A passt that somebody else has started.
-struct Passt(Child);
+/// A user-mode network that somebody else has started.
+struct Peer(Child);
 
-impl Drop for Passt {
+impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -85,7 +85,7 @@ fn curl_reaches_a_guest_through_the_socket_of_a_passt() {
         .stdin(Stdio::null())
         .spawn()
         .expect("this test needs passt: run tests/setup");
-    let _passt = Passt(passt);
+    let _passt = Peer(passt);
     eventually("passt listens", || socket.exists());
     let net = format!("passt={}", socket.display());
     let mut vm = Running::start(&mut ringlet(&["run", "http", "--net", &net]));
@@ -94,6 +94,36 @@ fn curl_reaches_a_guest_through_the_socket_of_a_passt() {
     assert!(bytes == (0..300_000_u32).map(|at| (at % 251) as u8).collect::<Vec<u8>>());
     vm.signal(Signal::TERM);
     assert_eq!(vm.status().code(), Some(143));
+}
+
+/// QEMU without a machine: its user-mode network on a hub with a stream (`-netdev stream`).
+#[test]
+fn curl_reaches_a_guest_through_the_stream_of_a_qemu() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("qemu.socket");
+    let port = free_port();
+    let qemu = Command::new("qemu-system-x86_64")
+        .args(["-machine", "none", "-nodefaults", "-display", "none", "-serial", "none", "-monitor", "none"])
+        .arg("-netdev")
+        .arg(format!("stream,id=s,server=on,addr.type=unix,addr.path={}", socket.display()))
+        .args(["-netdev", "hubport,id=one,hubid=0,netdev=s"])
+        .args(["-netdev", &format!("user,id=u,hostfwd=tcp:127.0.0.1:{port}-:80")])
+        .args(["-netdev", "hubport,id=other,hubid=0,netdev=u"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("this test needs QEMU: run tests/setup");
+    let _qemu = Peer(qemu);
+    eventually("QEMU listens", || socket.exists());
+    for engine in ["uring", "epoll"] {
+        // QEMU remembers where the guest's address is.
+        let net = format!("socket={},mac=02:00:00:00:00:02", socket.display());
+        let mut vm = Running::start(&mut ringlet(&["run", "http", "--io-engine", engine, "--net", &net]));
+        vm.until_printed("ready on port 80");
+        let bytes = curl(&format!("http://127.0.0.1:{port}/bytes/300000"));
+        assert!(bytes == (0..300_000_u32).map(|at| (at % 251) as u8).collect::<Vec<u8>>(), "{engine}");
+        vm.signal(Signal::TERM);
+        assert_eq!(vm.status().code(), Some(143));
+    }
 }
 
 #[test]

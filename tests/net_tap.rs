@@ -6,11 +6,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 /// Runs in a network of its own, in an empty folder. $1 is ringlet, $2 the engine, $3 more options of `--net`, $4 a word
-/// of the guest's. Whatever fails ends it.
+/// of the guest's, $5 of the tap's. Whatever fails ends it.
 const SCRIPT: &str = r#"
 set -eu
 ip link set lo up
-ip tuntap add dev tap0 mode tap
+ip tuntap add dev tap0 mode tap $5
 ip address add 192.0.2.1/24 dev tap0
 ip address add fd00::1/64 dev tap0 nodad
 ip link set tap0 up
@@ -36,11 +36,16 @@ wait $vm || true
 const DEADLINE: &str = "300";
 
 fn serves(engine: &str, options: &str, word: &str) {
+    serves_on("", engine, options, word);
+}
+
+/// As [`serves`], on a tap that is made with this word.
+fn serves_on(tap: &str, engine: &str, options: &str, word: &str) {
     let folder = tempfile::tempdir().unwrap();
     let what = format!("{engine}{options} {word}");
     let output = Command::new("timeout")
         .args([DEADLINE, "unshare", "--user", "--map-root-user", "--net", "sh", "-c", SCRIPT, "sh"])
-        .args([env!("CARGO_BIN_EXE_ringlet"), engine, options, word])
+        .args([env!("CARGO_BIN_EXE_ringlet"), engine, options, word, tap])
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .output()
@@ -74,6 +79,15 @@ fn a_guest_serves_without_offloads_and_with_small_packets() {
         serves(engine, "", "offloads=off");
         serves(engine, ",mtu=1280", "");
     }
+}
+
+/// The guest has a driver for one pair: the kernel gives it what comes, and the other pairs nothing.
+#[test]
+fn a_guest_serves_on_a_tap_with_several_queues() {
+    for engine in ["uring", "epoll"] {
+        serves_on("multi_queue", engine, ",queues=4", "");
+    }
+    serves_on("multi_queue", "epoll", "", "");
 }
 
 #[test]

@@ -15,8 +15,9 @@ pub(super) const NAME_SIZE: usize = libc::IFNAMSIZ;
 /// `linux/ethtool.h`.
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
-/// Another descriptor of what the process has open under this number, which stays open: for descriptors that were
-/// inherited and are known by their numbers only. Does not wait.
+/// Another descriptor of what the process has open under this number: for descriptors that were inherited and are known
+/// by their numbers only. The old one stays open, too, but programs that the process starts from now on do not inherit
+/// it. Does not wait.
 ///
 /// # Errors
 /// There is none of this number, or no other to be had.
@@ -27,7 +28,12 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just made it, so nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+    // SAFETY: takes numbers; the flag is one of the number, and what is open stays as it is.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(copy)
 }
 
 /// What kind of tap it is, and what of its queues: the 16 bits of `ifr_flags`.

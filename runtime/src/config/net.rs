@@ -253,7 +253,7 @@ impl NetworkInterface {
         Self { host_dev_name: Some(name.into()), ..Self::new(id) }
     }
 
-    /// An interface whose host's side are these descriptors, which stay open.
+    /// An interface whose host's side are these descriptors, which stay open, but become close-on-exec.
     pub fn fds(id: impl Into<String>, fds: impl IntoIterator<Item = i32>) -> Self {
         let mut interface = Self::new(id);
         interface.ringlet.fds = fds.into_iter().collect();
