@@ -13,6 +13,7 @@ use ringlet_devices::console::{
 use ringlet_devices::rng::Rng;
 use ringlet_devices::testing::{Buffer, EngineKind, Options, PATIENCE, Rig, Subject};
 use ringlet_devices::virtio::{ConfigSpace, VirtioState};
+use ringlet_devices::vsock::{VsockDevice, VsockHandle, VsockOptions, VsockSource};
 use ringlet_io::GuestRam;
 use ringlet_io::disk::DiskSource;
 use ringlet_metrics::{DeviceKind, DeviceMetrics, Registry, VmInfo};
@@ -21,6 +22,8 @@ use ringlet_metrics::{DeviceKind, DeviceMetrics, Registry, VmInfo};
 pub const FILLER: u8 = 0xA5;
 /// Size in bytes of the disk.
 pub const DISK: u64 = 64 << 10;
+/// Context ID of the guest of a socket device.
+pub const CID: u64 = 3;
 /// Size in bytes of the pipes of a console.
 pub const PIPE: usize = 256;
 
@@ -33,10 +36,12 @@ pub enum Device {
     Entropy,
     /// A console between two pipes.
     Console,
+    /// A socket device. Made by its own target only.
+    Vsock,
 }
 
 impl Device {
-    /// All of them.
+    /// Those that any target can make.
     pub const ALL: [Self; 3] = [Self::Block, Self::Entropy, Self::Console];
 
     /// One of them, by a number.
@@ -53,6 +58,7 @@ impl Device {
                 let (subject, ends) = console(PIPE);
                 (subject, Some(ends))
             }
+            Self::Vsock => (vsock().0, None),
         }
     }
 }
@@ -91,7 +97,7 @@ pub fn with_left<T>(device: Device, look: impl FnOnce(&Rig) -> T) -> T {
 }
 
 fn left(device: Device) -> &'static Mutex<Option<Rig>> {
-    static LEFT: [Mutex<Option<Rig>>; 3] = [const { Mutex::new(None) }; 3];
+    static LEFT: [Mutex<Option<Rig>>; 4] = [const { Mutex::new(None) }; 4];
     &LEFT[device as usize]
 }
 
@@ -182,4 +188,25 @@ pub fn console(capacity: usize) -> (Subject, Ends) {
         release: None,
     };
     (subject, Ends { typing, reading })
+}
+
+/// A socket device with few connections, and what the process reaches it by.
+pub fn vsock() -> (Subject, VsockHandle) {
+    let options = VsockOptions { queue_size: 64, max_connections: 8, ..VsockOptions::new("it", CID) };
+    let (source, handle) = VsockSource::new(None, None);
+    let config = options.config();
+    let space = config.clone();
+    let subject = Subject {
+        identity: options.identity(),
+        config,
+        device: Box::new(move |cx, owner| {
+            let metrics = Registry::new().register_vm(VmInfo::default());
+            let metrics = metrics.register_device("it", DeviceKind::Vsock);
+            Ok(Box::new(VsockDevice::new(cx, owner, &options, space, source, metrics)?))
+        }),
+        queue: 1,
+        request: |_, at| vec![Buffer::readable(at, 44)],
+        release: None,
+    };
+    (subject, handle)
 }
