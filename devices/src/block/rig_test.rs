@@ -293,8 +293,9 @@ fn sec_02_with_no_memory_left_each_queue_still_has_one_request_at_a_time() {
         driver.wait_for_disk(2);
         driver.rig.settle();
         assert_eq!(driver.disk.waiting().len(), 2, "{left} left of each");
-        driver.disk.release_all();
-        driver.disk.hold();
+        // The next ones are held as these were.
+        driver.disk.release(1, true);
+        driver.disk.release(0, true);
         driver.used(0);
         driver.used(1);
     }
