@@ -160,6 +160,13 @@ impl Families {
                 }
                 _ => Vec::new(),
             }),
+            each(&DEVICE_CONNECTION_RESETS, |spec, vm, device| match device.kind() {
+                DeviceKind::Vsock => {
+                    let counts = device.connection_resets.iter();
+                    spec.by_label(&[vm, device.id()], counts.map(|(k, n)| (k.as_str(), n.get() as f64)))
+                }
+                _ => Vec::new(),
+            }),
             each(&DEVICE_RESETS, |spec, vm, device| spec.count(vm, device, &device.queue_resets)),
             each(&DEVICE_BROKEN, |spec, vm, device| spec.count(vm, device, &device.broken_queues)),
         ]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::counter::{Bounds, Counter, Counters, Gauge, Histogram, HistogramSnapshot};
 use crate::escape::label_value;
 use crate::families::MAX_LABEL_BYTES;
-use crate::labels::{ConnectionResult, DeviceKind, DropReason, RequestKind, RequestStatus};
+use crate::labels::{ConnectionResult, DeviceKind, DropReason, RequestKind, RequestStatus, ResetReason};
 
 /// Bounds for one request of a device: 2 µs to 5 s, in steps of 1, 2, 5 up to 1 ms and coarser above.
 pub static REQUEST_BOUNDS: Bounds = Bounds::new(&[
@@ -55,6 +55,8 @@ pub struct DeviceMetrics {
     pub connections: Gauge,
     /// What became of connections that were asked for. Exposed for socket devices.
     pub connection_results: Counters<ConnectionResult>,
+    /// Connections that were broken off, and packets without one, by reason. Exposed for socket devices.
+    pub connection_resets: Counters<ResetReason>,
     /// Queues stopped at the driver's request: by a reset of the queue or of the device.
     pub queue_resets: Counter,
     /// Queues that stopped for good because of what the driver wrote into them.
@@ -98,6 +100,7 @@ impl DeviceMetrics {
             dropped_packets: Counters::new(),
             connections: Gauge::new(),
             connection_results: Counters::new(),
+            connection_resets: Counters::new(),
             queue_resets: Counter::new(),
             broken_queues: Counter::new(),
             kind,

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{ConnectionResult, DropReason, Registry, VmInfo, VmMetrics};
+use crate::{ConnectionResult, DropReason, Registry, ResetReason, VmInfo, VmMetrics};
 
 fn vm() -> (Registry, Arc<VmMetrics>) {
     let registry = Registry::new();
@@ -36,10 +36,13 @@ fn every_number_reaches_its_series_in_base_units() {
     let vsock = vm.register_device("vsock0", DeviceKind::Vsock);
     vsock.connections.add(12);
     vsock.connection_results.inc(ConnectionResult::Refused);
+    vsock.connection_resets.inc(ResetReason::Guest);
     let text = registry.encode();
     assert_eq!(value(&text, r#"ringlet_device_connections{vm="v",device="vsock0"}"#), 12.0);
     let refused = r#"ringlet_device_connections_total{vm="v",device="vsock0",result="refused"}"#;
     assert_eq!(value(&text, refused), 1.0);
+    let resets = r#"ringlet_device_connection_resets_total{vm="v",device="vsock0",reason="guest"}"#;
+    assert_eq!(value(&text, resets), 1.0);
     assert!(!text.contains(r#"ringlet_device_connections{vm="v",device="net0"}"#));
     for (family, labels, expected) in [
         ("device_info", r#"kind="block""#, 1.0),

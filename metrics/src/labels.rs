@@ -282,6 +282,22 @@ label_set! {
     }
 }
 
+label_set! {
+    /// Why a connection of a socket device was broken off, or a packet without one was answered by a reset: label `reason` of
+    /// `ringlet_device_connection_resets_total`.
+    #[non_exhaustive]
+    ResetReason {
+        /// The guest has broken it off.
+        Guest => "guest",
+        /// A packet of the guest made no sense, or more came than there was room for.
+        Protocol => "protocol",
+        /// A packet of the guest belonged to no connection.
+        Unknown => "unknown",
+        /// The driver has reset the device.
+        Device => "device",
+    }
+}
+
 #[cfg(test)]
 #[path = "labels_test.rs"]
 mod tests;

@@ -25,6 +25,7 @@ fn every_set_is_dense_distinct_and_snake_case() {
     check::<DeviceKind>();
     check::<DropReason>();
     check::<ConnectionResult>();
+    check::<ResetReason>();
     check::<RequestKind>();
     check::<RequestStatus>();
 }

@@ -51,7 +51,7 @@ pub use families::{MAX_LABEL_BYTES, RuntimeMetrics, ShardMetrics, VmInfo, VmMetr
 pub use guest_log::{GuestLog, MAX_MESSAGE_BYTES, Site, TARGET as GUEST_LOG_TARGET};
 pub use labels::{
     BootPhase, ConnectionResult, DeviceKind, DropReason, ExitKind, GuestErrorKind, Label, OutcomeKind,
-    RequestKind, RequestStatus, VmState,
+    RequestKind, RequestStatus, ResetReason, VmState,
 };
 pub use limiter::{LimiterReading, LimiterSource, LimiterTokens};
 pub use registry::{Registry, RenderError};

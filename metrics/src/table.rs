@@ -221,6 +221,12 @@ pub(crate) const DEVICE_CONNECTION_RESULTS: Spec = spec(
     &["vm", "device", "result"],
     "Connections that a socket device was asked for, by what became of them.",
 );
+pub(crate) const DEVICE_CONNECTION_RESETS: Spec = spec(
+    "ringlet_device_connection_resets_total",
+    COUNTER,
+    &["vm", "device", "reason"],
+    "Connections of a socket device that were broken off, and packets of none that were answered so, by reason.",
+);
 pub(crate) const DEVICE_RESETS: Spec = spec(
     "ringlet_device_queue_resets_total",
     COUNTER,
@@ -348,7 +354,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 59] = [
+pub(crate) const ALL: [&Spec; 60] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -388,6 +394,7 @@ pub(crate) const ALL: [&Spec; 59] = [
     &DEVICE_DROPPED_PACKETS,
     &DEVICE_CONNECTIONS,
     &DEVICE_CONNECTION_RESULTS,
+    &DEVICE_CONNECTION_RESETS,
     &DEVICE_RESETS,
     &DEVICE_BROKEN,
     &LIMITER_OPERATIONS,

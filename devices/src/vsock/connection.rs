@@ -156,6 +156,12 @@ impl Connection {
         matches!(self.phase, Phase::Requested(_))
     }
 
+    /// Whether a reset of the guest, which has come, is one that nobody has asked for: it is the answer to a whole shutdown,
+    /// too (section 5.10.6.5).
+    pub(super) fn is_broken_off(&self) -> bool {
+        !matches!(self.phase, Phase::Ended) && self.ended_here != BOTH
+    }
+
     /// Whether there is something to send, as far as is known.
     pub(super) fn wants_turn(&self) -> bool {
         self.owed != Owed::default()

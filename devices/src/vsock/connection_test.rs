@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ringlet_io::{Buffers, EngineKind};
-use ringlet_metrics::{ConnectionResult, RequestKind, RequestStatus};
+use ringlet_metrics::{ConnectionResult, RequestKind, RequestStatus, ResetReason};
 
 use super::*;
 use crate::testing::{Options, PATIENCE, wait_until};
@@ -214,4 +214,26 @@ fn sec_02_a_connection_takes_what_was_counted_for_it() {
     assert_eq!(bench.results(ConnectionResult::Full), 2);
     bench.rig.write(crate::virtio::spec::register::STATUS, 0);
     wait_until("all is given back", || buffers.reading().used == 0);
+}
+
+#[test]
+fn what_breaks_connections_off_is_counted_by_reason() {
+    let mut bench = Bench::new();
+    let (_stream, host) = bench.connected();
+    bench.say(Op::Reset, 7, host);
+    let (_stream, host) = bench.connected();
+    bench.say(Op::Response, 7, host);
+    assert_eq!(bench.expect(Op::Reset), (7, host), "it was given already");
+    bench.write(9, 5, b"whose?");
+    assert_eq!(bench.expect(Op::Reset), (9, 5));
+    // An orderly end is not among them.
+    let (stream, host) = bench.connected();
+    drop(stream);
+    bench.expect(Op::Shutdown);
+    bench.say(Op::Reset, 7, host);
+    let (_stream, _) = bench.connected();
+    bench.rig.write(crate::virtio::spec::register::STATUS, 0);
+    wait_until("the reset is done", || bench.connections() == 0);
+    let each_once: Vec<_> = ResetReason::ALL.iter().map(|reason| (*reason, 1)).collect();
+    assert_eq!(bench.resets(), each_once);
 }

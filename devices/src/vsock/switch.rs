@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use ringlet_io::unix::Scratch;
 use ringlet_io::{Buffers, GuestRam, Owner, ShardContext};
-use ringlet_metrics::{ConnectionResult, DeviceMetrics};
+use ringlet_metrics::{ConnectionResult, DeviceMetrics, ResetReason};
 use tokio::sync::Notify;
 
 use super::buffer::{Data, RoomFor, Unfit};
@@ -110,6 +110,11 @@ impl Switch {
     /// Counts what became of a connection that was asked for.
     pub(super) fn result(&self, result: ConnectionResult) {
         self.metrics.connection_results.inc(result);
+    }
+
+    /// Counts connections that are broken off.
+    fn broken_off(&self, reason: ResetReason) {
+        self.metrics.connection_resets.inc(reason);
     }
 
     pub(super) fn remove(&self, id: Id) -> Option<Connection> {
@@ -242,6 +247,8 @@ impl Switch {
             After::Gone => {
                 if connection.is_requested() {
                     self.result(ConnectionResult::Refused);
+                } else if connection.is_broken_off() {
+                    self.broken_off(ResetReason::Guest);
                 }
                 connection.end(ConnectError::Refused);
                 drop(table);
@@ -268,7 +275,10 @@ impl Switch {
                 }
             }
             // Of a connection that is over, or never was.
-            _ => self.reply(header),
+            _ => {
+                self.broken_off(ResetReason::Unknown);
+                self.reply(header);
+            }
         }
     }
 
@@ -277,6 +287,7 @@ impl Switch {
         if !flaw.is_answered() {
             return;
         }
+        self.broken_off(ResetReason::Protocol);
         let id = self.table.borrow().find(pair).filter(|_| !matches!(flaw, Flaw::Kind(_)));
         let Some(id) = id else {
             if header.op != Op::Reset.number() {
@@ -313,6 +324,7 @@ impl Switch {
                 self.result(ConnectionResult::Failed);
             }
             connection.end(ConnectError::Reset);
+            self.broken_off(ResetReason::Device);
             gone += 1;
             true
         });

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use ringlet_io::EngineKind;
-use ringlet_metrics::{ConnectionResult, DeviceKind, DeviceMetrics, GuestErrorKind};
+use ringlet_metrics::{ConnectionResult, DeviceKind, DeviceMetrics, GuestErrorKind, ResetReason};
 
 use super::packet::{HEADER, HOST_CID, Header, Op, STREAM};
 use super::{ConnectError, VsockDevice, VsockHandle, VsockOptions, VsockSource};
@@ -210,6 +210,11 @@ impl Bench {
     /// How often something became of a connection.
     pub(super) fn results(&self, result: ConnectionResult) -> u64 {
         self.metrics.connection_results.get(result)
+    }
+
+    /// How often connections were broken off, by reason.
+    pub(super) fn resets(&self) -> Vec<(ResetReason, u64)> {
+        self.metrics.connection_resets.iter().map(|(reason, count)| (reason, count.get())).collect()
     }
 
     pub(super) fn connections(&self) -> i64 {
