@@ -157,6 +157,44 @@ impl Lease {
         Self { memory: None, pieces: Vec::new(), len: 0, use_: LeaseUse::Source, exposed: None }
     }
 
+    /// The same, with more memory behind it: what [`GuestRam::lease`] would give for all ranges.
+    ///
+    /// # Errors
+    /// As [`GuestRam::lease`].
+    pub fn and(mut self, ranges: &[GuestRange]) -> Result<Self, RamError> {
+        let last = self.pieces.last().and_then(|last| self.locate(*last).ok());
+        let region = last.map(|(region, _)| region.start_addr());
+        let mut pieces = Pieces { list: std::mem::take(&mut self.pieces), region };
+        for range in ranges {
+            let outside = RamError::OutOfBounds { gpa: range.gpa, len: u64::from(range.len) };
+            pieces.add(self.memory.as_deref().ok_or(outside)?, *range)?;
+            self.len = self.len.saturating_add(u64::from(range.len));
+        }
+        if pieces.list.len() > MAX_PIECES {
+            return Err(RamError::TooManyPieces { pieces: pieces.list.len() });
+        }
+        self.pieces = pieces.list;
+        Ok(self)
+    }
+
+    /// The same, without its first `len` bytes.
+    #[must_use]
+    pub fn without(mut self, len: u64) -> Self {
+        self.len = self.len.saturating_sub(len);
+        let mut left = usize::try_from(len).unwrap_or(usize::MAX);
+        let gone = self.pieces.iter().take_while(|piece| {
+            let whole = piece.len <= left;
+            left -= if whole { piece.len } else { 0 };
+            whole
+        });
+        let gone = gone.count();
+        self.pieces.drain(..gone);
+        if let Some(first) = self.pieces.first_mut() {
+            *first = Piece { addr: first.addr + left, len: first.len - left };
+        }
+        self
+    }
+
     /// Bytes in all.
     pub fn len(&self) -> u64 {
         self.len

@@ -34,6 +34,36 @@ fn a_lease_is_split_where_regions_meet_and_joined_where_ranges_do() {
 }
 
 #[test]
+fn a_lease_that_grows_and_shrinks_is_the_one_of_what_is_left() {
+    let ram = ram();
+    let ranges =
+        [range(0, 100), range(100, 50), range(300, 9), range(MIB - 10, 20), range(MIB + 10, 5), range(7, 1)];
+    for split in 0..=ranges.len() {
+        let (first, rest) = ranges.split_at(split);
+        let grown = ram.lease(first, LeaseUse::Target).unwrap().and(rest).unwrap();
+        let whole = ram.lease(&ranges, LeaseUse::Target).unwrap();
+        assert_eq!((&grown.pieces, grown.len()), (&whole.pieces, whole.len()), "from {split} on");
+    }
+    for gone in [0, 1, 99, 100, 150, 159, 160, 168, 169, 183, 184, 185, 1000] {
+        let left = ram.lease(&ranges, LeaseUse::Target).unwrap().without(gone);
+        let whole = ram.lease(&ranges, LeaseUse::Target).unwrap();
+        let expected: Vec<_> = whole.addresses(gone).collect();
+        assert_eq!(left.addresses(0).collect::<Vec<_>>(), expected, "without {gone}");
+        assert_eq!(left.len(), 185_u64.saturating_sub(gone));
+    }
+}
+
+#[test]
+fn sec_07_a_lease_does_not_grow_out_of_guest_ram() {
+    let ram = ram();
+    let lease = |ranges: &[GuestRange]| ram.lease(ranges, LeaseUse::Target).unwrap();
+    assert!(matches!(lease(&[range(0, 1)]).and(&[range(2 * MIB - 1, 2)]), Err(RamError::OutOfBounds { .. })));
+    let many: Vec<_> = (0..MAX_PIECES as u64).map(|n| range(n * 2, 1)).collect();
+    assert!(matches!(lease(&many).and(&[range(MIB, 1)]), Err(RamError::TooManyPieces { .. })));
+    assert!(matches!(Lease::lost().and(&[range(0, 1)]), Err(RamError::OutOfBounds { .. })));
+}
+
+#[test]
 fn a_lease_names_the_memory_that_regions_are_mapped_at() {
     let ram = ram();
     let regions: Vec<_> = ram.regions().collect();

@@ -60,7 +60,7 @@ pub(super) struct Receiver {
     ahead: VecDeque<Chain>,
     /// Bytes of them that can be written, up to the first that is not for receiving.
     room: u64,
-    /// Their memory, once it is lent.
+    /// Their memory, once it is lent; or that of the first only.
     lease: Option<Lease>,
     ranges: Vec<GuestRange>,
 }
@@ -128,7 +128,10 @@ impl Receiver {
         };
         let (received, begun) = self.queue.admit_and(&mut self.doorbell, CostKind::Read, receive).await?;
         match received {
-            Ok(Some(Received::Packet(len))) => return self.deliver(len as u64, begun),
+            Ok(Some(Received::Packet(len))) => {
+                self.lease = Some(lease);
+                return self.deliver(len as u64, begun);
+            }
             Ok(Some(Received::TooLong)) => self.queue.metrics.dropped_packets.inc(DropReason::TooLong),
             Ok(Some(Received::TooShort)) => self.queue.metrics.dropped_packets.inc(DropReason::BadLength),
             Ok(None) => {
@@ -191,8 +194,9 @@ impl Receiver {
     }
 
     fn push(&mut self, chain: Chain) {
-        self.lease = None;
+        let lease = self.whole_lease();
         if chain.readable_len() == 0 {
+            self.lease = lease.and_then(|lease| lease.and(chain.writable_ranges()).ok());
             self.room += chain.writable_len();
             self.ranges.extend_from_slice(chain.writable_ranges());
         }
@@ -202,12 +206,19 @@ impl Receiver {
     /// Takes the first chain off the list.
     fn pop(&mut self) -> Option<Chain> {
         let chain = self.ahead.pop_front()?;
-        self.lease = None;
+        let lease = self.whole_lease();
         if chain.readable_len() == 0 {
+            self.lease = lease.map(|lease| lease.without(chain.writable_len()));
             self.room -= chain.writable_len();
             self.ranges.drain(..chain.writable_ranges().len());
         }
         Some(chain)
+    }
+
+    /// Takes the lease, if it is of all chains on the list: then it follows them as they come and go, since to lend so
+    /// much anew for each packet would take longer than to receive it.
+    fn whole_lease(&mut self) -> Option<Lease> {
+        self.lease.take().filter(|lease| self.merges && lease.len() == self.room)
     }
 
     /// Gives the first chain back if no packet can begin in it.
