@@ -22,6 +22,8 @@ pub(super) struct Tx {
     features: u64,
     /// Slots that the device does not have; the one used last is used first.
     free: Vec<u16>,
+    /// How many there are.
+    slots: u16,
     /// Packets that the device was not shown.
     waiting: u16,
     /// Whether a packet found no free slot since the last look.
@@ -44,6 +46,7 @@ impl Tx {
             buffers: Buffers::new(slots, size).ok_or(Error::Memory)?,
             features,
             free: (0..slots).rev().collect(),
+            slots,
             waiting: 0,
             starved: false,
             packets: 0,
@@ -86,9 +89,10 @@ impl Tx {
         }
     }
 
-    /// Asks for an interrupt when there is room again; whether there is by now.
+    /// Asks for an interrupt when there is room again for half of what the queue holds, all of which the device has;
+    /// whether there is by now. Room for one packet would be filled at once, and each time be waited for.
     pub(super) fn listen(&self) -> bool {
-        self.ring.listen()
+        self.ring.listen_for(self.slots.div_ceil(2))
     }
 
     pub(super) fn hush(&self) {

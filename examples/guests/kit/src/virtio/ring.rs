@@ -260,13 +260,21 @@ impl Ring {
     /// Asks for an interrupt at the next finished request; whether one is finished already, which no interrupt may tell.
     #[must_use]
     pub fn listen(&self) -> bool {
+        self.listen_for(1)
+    }
+
+    /// Asks for an interrupt when `count` requests are finished, of those that the device has: at least 1, and at the
+    /// next one without EVENT_IDX. Whether so many are already, which no interrupt may tell.
+    #[must_use]
+    pub fn listen_for(&self, count: u16) -> bool {
         if self.event_idx() {
-            self.used_event().store(self.taken, Ordering::Relaxed);
+            self.used_event().store(self.taken.wrapping_add(count.max(1) - 1), Ordering::Relaxed);
         } else {
             self.avail_flags().store(0, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
-        self.has_finished()
+        let finished = self.used_index().load(Ordering::Acquire).wrapping_sub(self.taken);
+        finished >= if self.event_idx() { count.max(1) } else { 1 }
     }
 
     /// Asks for no interrupts; the device may send some.
