@@ -30,9 +30,9 @@ const NUM_BUFFERS: u64 = 10;
 const MAX_RANGES: usize = 128;
 /// How long a driver that usually offers more is waited for, before a packet is read for which there may not be room:
 /// so many looks, ...
-const LOOKS: u32 = 4;
-/// ... so far apart.
-const LOOK_PERIOD: Duration = Duration::from_micros(200);
+const LOOKS: u32 = 5;
+/// ... the first after this, and each after twice as long as the one before: mostly it is just giving buffers back.
+const FIRST_LOOK: Duration = Duration::from_micros(25);
 
 /// Bytes that the chains take that were peeked ahead, with the list of their ranges: lists may be half empty, and the
 /// shortest has room for four.
@@ -162,7 +162,7 @@ impl Receiver {
         self.look_ahead()?;
         let mut looks = 0;
         while self.is_short() && looks < LOOKS {
-            let sleep = self.host.timer.sleep(LOOK_PERIOD);
+            let sleep = self.host.timer.sleep(FIRST_LOOK.saturating_mul(1 << looks));
             self.queue.wait_for(&mut self.doorbell, sleep).await?;
             let before = self.room;
             self.look_ahead()?;
