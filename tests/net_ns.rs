@@ -165,14 +165,17 @@ in_networks_of_their_own! {
             for address in ["192.0.2.2", "[fd00::2]"] {
                 exchange(address, 300_000, folder.path());
             }
-            run("busybox ping -c 2 -W 60 192.0.2.2");
-            run("busybox ping6 -c 2 -W 60 fd00::2");
             let [from_guest, to_guest] = capture.finish();
             assert!(from_guest.wrong.is_empty() && to_guest.wrong.is_empty(), "{word}: {from_guest:?} {to_guest:?}");
-            // Echoes are always whole.
-            assert!(from_guest.whole >= 4 && to_guest.whole >= 4, "{word}: {from_guest:?} {to_guest:?}");
             let left = |tally: &Tally| tally.partial > 0;
             assert_eq!((left(&from_guest), left(&to_guest)), (word == "offloads=on", word == "offloads=on"), "{word}");
+            // Echoes are always whole. By themselves: of a stream, a slow capture may miss frames.
+            let capture = Capture::of(GUEST_MAC);
+            run("busybox ping -c 2 -W 60 192.0.2.2");
+            run("busybox ping6 -c 2 -W 60 fd00::2");
+            for echoes in capture.finish() {
+                assert!(echoes.whole >= 4 && echoes.wrong.is_empty(), "{word}: {echoes:?}");
+            }
             within(guest.vm.stop()).await;
         }
     }
