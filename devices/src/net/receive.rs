@@ -28,11 +28,16 @@ const NUM_BUFFERS: u64 = 10;
 /// Ranges from which on no further chain is peeked ahead: with them, no buffer needs more than 512 bytes for the longest
 /// packet.
 const MAX_RANGES: usize = 128;
-/// How long a driver that usually offers more is waited for, before a packet is read for which there may not be room:
-/// so many looks, ...
+/// How long a driver is waited for that has less room than before, until a packet is read for which there may not be
+/// enough: so many looks at its ring, ...
 const LOOKS: u32 = 5;
-/// ... the first after this, and each after twice as long as the one before: mostly it is just giving buffers back.
+/// ... or so many, about a second, if it has had room for the longest packet: such a driver gives its buffers back,
+/// when it gets a CPU, and a packet that is dropped meanwhile costs it more than one that waits.
+const PATIENT_LOOKS: u32 = 200;
+/// The first look is after this, and each after twice as long as the one before: mostly it is just giving buffers back.
 const FIRST_LOOK: Duration = Duration::from_micros(25);
+/// Looks are no further apart than this.
+const LAST_LOOK: Duration = Duration::from_millis(5);
 
 /// Bytes that the chains take that were peeked ahead, with the list of their ranges: lists may be half empty, and the
 /// shortest has room for four.
@@ -56,6 +61,8 @@ pub(super) struct Receiver {
     longest: u64,
     /// Bytes of room that are waited for: those of the longest packet, or what the driver has.
     enough: u64,
+    /// The driver had room for the longest packet, and has not kept us waiting for too long since.
+    is_generous: bool,
     /// Chains that were peeked, in their order.
     ahead: VecDeque<Chain>,
     /// Bytes of them that can be written, up to the first that is not for receiving.
@@ -84,6 +91,7 @@ impl Receiver {
             port,
             longest,
             enough: longest,
+            is_generous: false,
             ahead: VecDeque::new(),
             room: 0,
             lease: None,
@@ -160,17 +168,18 @@ impl Receiver {
             self.queue.spend().await;
         }
         self.look_ahead()?;
-        let mut looks = 0;
-        while self.is_short() && looks < LOOKS {
-            let sleep = self.host.timer.sleep(FIRST_LOOK.saturating_mul(1 << looks));
-            self.queue.wait_for(&mut self.doorbell, sleep).await?;
+        let (mut looks, most) = (0, if self.is_generous { PATIENT_LOOKS } else { LOOKS });
+        while self.is_short() && looks < most {
+            let pause = FIRST_LOOK.saturating_mul(1 << looks.min(16)).min(LAST_LOOK);
+            self.queue.wait_for(&mut self.doorbell, self.host.timer.sleep(pause)).await?;
             let before = self.room;
             self.look_ahead()?;
             looks = if self.room > before { 0 } else { looks + 1 };
         }
-        if looks == LOOKS || self.room > self.enough {
+        if looks == most || self.room > self.enough {
             self.enough = self.room.min(self.longest);
         }
+        self.is_generous = self.room >= self.longest || self.is_generous && looks < most;
         Ok(())
     }
 

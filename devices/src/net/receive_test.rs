@@ -125,6 +125,34 @@ fn a_driver_that_is_about_to_offer_more_is_waited_for() {
 }
 
 #[test]
+fn a_driver_that_had_room_is_waited_for_though_it_gets_no_cpu() {
+    let mut driver = Driver::new(u64::MAX);
+    let lots = |base: u64| (0..40).map(|n| (base + 0x800 * n, 2048)).collect::<Vec<_>>();
+    driver.offer(&lots(0x1000));
+    driver.host.come(0, &frame(65_000));
+    wait_until("the first comes", || driver.queues[0].used_index() == 32);
+    driver.host.come(0, &frame(65_000));
+    // Far longer than a driver that never had room is waited for, and far less than one that had.
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(dropped(&driver, DropReason::TooLong), 0);
+    driver.offer(&lots(0x3_0000));
+    wait_until("the second comes", || driver.queues[0].used_index() == 64);
+    assert_eq!(dropped(&driver, DropReason::TooLong), 0);
+}
+
+#[test]
+fn a_driver_that_had_room_and_has_none_for_long_gets_what_fits() {
+    let mut driver = Driver::new(u64::MAX);
+    driver.offer(&(0..40).map(|n| (0x1000 + 0x800 * n, 2048)).collect::<Vec<_>>());
+    driver.host.come(0, &frame(65_000));
+    wait_until("the first comes", || driver.queues[0].used_index() == 32);
+    driver.host.come(0, &frame(65_000));
+    driver.host.come(0, &frame(2000));
+    wait_until("what fits comes", || driver.queues[0].used_index() == 33);
+    assert_eq!(dropped(&driver, DropReason::TooLong), 1);
+}
+
+#[test]
 fn sec_02_without_buffers_the_host_is_not_asked() {
     let mut driver = Driver::new(u64::MAX);
     driver.host.change(|state| state.endless = Some([&[0; HEADER][..], &frame(1000)].concat()));
