@@ -25,6 +25,7 @@ use super::publish::{Publish, Transport};
 use super::socket::{Framing, Socket};
 use super::{MAX_FRAME, MIN_FRAME};
 use crate::helper::{Helper, PROCESSES};
+use crate::unix::refuse_rights;
 
 /// The guest's address, that passt's DHCP gives.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -160,6 +161,7 @@ impl Socket {
 fn start(program: &str, arguments: &[String]) -> Result<Starting, PasstError> {
     let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(call("socketpair"))?;
+    refuse_rights(&socket).map_err(call("SO_PASSRIGHTS"))?;
     let said = bounded_file().map_err(call("memfd_create"))?;
     let stderr = said.try_clone().map_err(call_io("dup"))?;
     let helper = Helper::get(&PROCESSES).map_err(call_io("a thread to end it"))?;

@@ -16,6 +16,7 @@ use rustix::net::{
 
 use super::passt::Passt;
 use super::{NetInfo, Offloads};
+use crate::unix::refuse_rights;
 
 /// Why a socket cannot be a network interface. Each message names it and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,10 @@ pub enum SocketError {
     },
 }
 
+fn failed_call(call: &'static str) -> impl Fn(Errno) -> SocketError {
+    move |error| SocketError::Call { call, source: error.into() }
+}
+
 fn connect_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; start the peer first: `passt --socket PATH`",
@@ -73,7 +78,7 @@ pub(super) enum Framing {
 /// A connected socket, ready to be attached. `Send`.
 #[derive(Debug)]
 pub struct Socket {
-    pub(super) fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
     pub(super) framing: Framing,
     /// The peer, if it is a process of our own.
     pub(super) passt: Option<Passt>,
@@ -89,7 +94,8 @@ impl Socket {
         let failed = |error: Errno| SocketError::Connect { path: path.to_owned(), source: error.into() };
         let address = SocketAddrUnix::new(path).map_err(failed)?;
         let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(|error| SocketError::Call { call: "socket", source: error.into() })?;
+            .map_err(failed_call("socket"))?;
+        refuse_rights(&fd).map_err(failed_call("SO_PASSRIGHTS"))?;
         connect(&fd, &address).map_err(failed)?;
         Ok(Self { fd, framing: Framing::Length, passt: None })
     }
@@ -105,17 +111,17 @@ impl Socket {
         if domain != AddressFamily::UNIX {
             return Err(unusable("it is no Unix socket"));
         }
-        let call = |call| move |error: Errno| SocketError::Call { call, source: error.into() };
-        let framing = match socket_type(&fd).map_err(call("SO_TYPE"))? {
+        let framing = match socket_type(&fd).map_err(failed_call("SO_TYPE"))? {
             SocketType::STREAM => Framing::Length,
             SocketType::DGRAM | SocketType::SEQPACKET => Framing::Packets,
             _ => return Err(unusable("it is of another kind")),
         };
-        if socket_acceptconn(&fd).map_err(call("SO_ACCEPTCONN"))? {
+        if socket_acceptconn(&fd).map_err(failed_call("SO_ACCEPTCONN"))? {
             return Err(unusable("it listens"));
         }
         getpeername(&fd).map_err(|_| unusable("it is not connected"))?;
-        fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(call("F_SETFD"))?;
+        fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(failed_call("F_SETFD"))?;
+        refuse_rights(&fd).map_err(failed_call("SO_PASSRIGHTS"))?;
         Ok(Self { fd, framing, passt: None })
     }
 
@@ -126,7 +132,10 @@ impl Socket {
     /// The process or the system has no free file descriptor.
     pub fn pair() -> Result<(Self, Self), SocketError> {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|error| SocketError::Call { call: "socketpair", source: error.into() })?;
+            .map_err(failed_call("socketpair"))?;
+        for end in [&one, &other] {
+            refuse_rights(end).map_err(failed_call("SO_PASSRIGHTS"))?;
+        }
         let end = |fd| Self { fd, framing: Framing::Packets, passt: None };
         Ok((end(one), end(other)))
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::sync::oneshot;
 
+use super::rights::refuse_rights;
 use crate::helper::{Helper, SOCKETS};
 
 /// Connects to Unix stream sockets, on a thread that the process has for that; it is made with the first use.
@@ -46,6 +47,7 @@ fn connect_now(path: &Path) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    refuse_rights(&fd)?;
     connect(&fd, &address)?;
     Ok(fd)
 }

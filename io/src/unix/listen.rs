@@ -20,6 +20,7 @@ use rustix::net::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::Interest;
 
+use super::rights::refuse_rights;
 use crate::doorbell::Watch;
 
 /// Connections that wait to be accepted.
@@ -95,6 +96,7 @@ impl Listener {
         };
         let address = SocketAddrUnix::new(path).map_err(refused("as an address"))?;
         let fd = new_socket()?;
+        refuse_rights(&fd).map_err(failed("SO_PASSRIGHTS"))?;
         match bind(&fd, &address) {
             Err(Errno::ADDRINUSE) => {
                 remove_stale(path, &address)?;
@@ -111,7 +113,7 @@ impl Listener {
     }
 
     /// Takes over a Unix stream socket that listens. Whoever else has it may accept too; calls on it do not wait any
-    /// more.
+    /// more, and who connects from now on cannot send descriptors, if the kernel can refuse them.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -128,6 +130,7 @@ impl Listener {
         }
         fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(failed("F_SETFD"))?;
         ioctl_fionbio(&fd, true).map_err(failed("FIONBIO"))?;
+        refuse_rights(&fd).map_err(failed("SO_PASSRIGHTS"))?;
         Ok(Self(fd))
     }
 

@@ -7,8 +7,10 @@
 
 mod connect;
 mod listen;
+mod rights;
 mod stream;
 
 pub use connect::Connector;
 pub use listen::{Acceptor, ListenError, Listener, SocketFile};
+pub(crate) use rights::refuse_rights;
 pub use stream::{Scratch, Stream};

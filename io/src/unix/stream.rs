@@ -11,6 +11,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::io::Interest;
 
+use super::rights::refuse_rights;
 use crate::doorbell::Watch;
 use crate::lease::{Lease, LeaseUse};
 use crate::net::packet::Pieces;
@@ -20,18 +21,19 @@ use crate::nowait::poll_now;
 #[derive(Debug, Default)]
 pub struct Scratch(Pieces);
 
-/// A connected Unix stream socket on its shard. Its flags are left alone.
+/// A connected Unix stream socket on its shard. The flags of its descriptor are left alone.
 pub struct Stream {
     watch: Watch,
     fd: Arc<OwnedFd>,
 }
 
 impl Stream {
-    /// Takes over a connected stream socket.
+    /// Takes over a connected stream socket, which takes no descriptors from now on, if the kernel can refuse them.
     ///
     /// # Errors
-    /// The kernel has no memory for watching it, or the user no watch left.
+    /// It is no Unix socket. The kernel has no memory for watching it, or the user no watch left.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        refuse_rights(&fd)?;
         let fd = Arc::new(fd);
         Ok(Self { watch: Watch::both(Arc::clone(&fd))?, fd })
     }
