@@ -23,7 +23,7 @@ use super::watch::watch;
 impl Switch {
     /// What is counted for a new connection, and how much room the guest gets with it; `None`: there may be no more.
     fn admit(&self) -> Option<(u32, Held)> {
-        if self.table.borrow().is_full() {
+        if self.table.borrow().is_full(self.retiring.count()) {
             return None;
         }
         let take = |window: u32| Some((window, self.buffers.try_take(CONNECTION_BYTES + u64::from(window))?));

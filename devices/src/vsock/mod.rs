@@ -26,6 +26,7 @@ mod host;
 mod making;
 pub mod packet;
 mod receive;
+mod retire;
 mod switch;
 mod table;
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::connection::{After, Connection, Job, Phase};
 use super::flaw::{Flaw, judge};
 use super::host::{ConnectError, Door};
 use super::packet::{HEADER, Header, Op};
+use super::retire::Retiring;
 use super::table::{Id, Pair, Table};
 use crate::log_limit::LogLimit;
 use crate::virtio::Chain;
@@ -43,7 +44,7 @@ pub(super) struct Switch {
     pub(super) room: Notify,
     /// A socket is to be connected to.
     pub(super) wanted: Notify,
-    owner: Owner,
+    pub(super) owner: Owner,
     pub(super) buffers: Buffers,
     pub(super) door: Door,
     pub(super) path: Option<PathBuf>,
@@ -51,6 +52,7 @@ pub(super) struct Switch {
     replies: RefCell<VecDeque<Header>>,
     /// The next packet is an answer, if there is one.
     replies_first: Cell<bool>,
+    pub(super) retiring: Retiring,
     failures: LogLimit,
 }
 
@@ -87,6 +89,7 @@ impl Switch {
             table: RefCell::new(Table::new(options.connections())),
             replies: RefCell::default(),
             replies_first: Cell::new(false),
+            retiring: Retiring::default(),
             failures: LogLimit::default(),
         })
     }
@@ -315,30 +318,24 @@ impl Switch {
     pub(super) fn reset(&self) {
         self.replies.borrow_mut().clear();
         self.room.notify_one();
-        let mut gone = 0;
-        self.table.borrow_mut().remove_all(|connection| {
+        let gone = self.table.borrow_mut().take_all(|connection| !connection.is_unheard_of());
+        for connection in &gone {
             if connection.is_requested() {
-                if connection.is_unheard_of() {
-                    return false;
-                }
                 self.result(ConnectionResult::Failed);
             }
-            connection.end(ConnectError::Reset);
             self.broken_off(ResetReason::Device);
-            gone += 1;
-            true
-        });
-        self.metrics.connections.add(-gone);
+        }
+        self.gone(gone, ConnectError::Reset);
     }
 
     /// The end: nobody waits for anything any more.
     pub(super) fn close(&self) {
-        let mut gone = 0;
-        self.table.borrow_mut().remove_all(|connection| {
-            connection.end(ConnectError::Ended);
-            gone += 1;
-            true
-        });
-        self.metrics.connections.add(-gone);
+        let gone = self.table.borrow_mut().take_all(|_| true);
+        self.gone(gone, ConnectError::Ended);
+    }
+
+    fn gone(&self, connections: Vec<Connection>, error: ConnectError) {
+        self.metrics.connections.add(-i64::try_from(connections.len()).unwrap_or(i64::MAX));
+        self.retire(connections, error);
     }
 }

@@ -65,8 +65,9 @@ impl Table {
         }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.connections.len() >= self.max
+    /// Whether there may be no more, if there are so many besides.
+    pub(super) fn is_full(&self, besides: usize) -> bool {
+        self.connections.len().saturating_add(besides) >= self.max
     }
 
     /// A port of the host that no other connection with this port of the guest has.
@@ -104,16 +105,17 @@ impl Table {
         Some(connection)
     }
 
-    /// Removes those of which `goes` says so.
-    pub(super) fn remove_all(&mut self, mut goes: impl FnMut(&mut Connection) -> bool) {
-        let by_ports = &mut self.by_ports;
-        self.connections.retain(|_, connection| {
-            let goes = goes(connection);
-            if goes {
-                by_ports.remove(&connection.pair);
+    /// Takes out those of which `goes` says so. They are moved only, which takes little time however many there are.
+    pub(super) fn take_all(&mut self, mut goes: impl FnMut(&Connection) -> bool) -> Vec<Connection> {
+        let gone: Vec<_> = self.connections.extract_if(|_, connection| goes(connection)).collect();
+        if self.connections.is_empty() {
+            self.by_ports.clear();
+        } else {
+            for (_, connection) in &gone {
+                self.by_ports.remove(&connection.pair);
             }
-            !goes
-        });
+        }
+        gone.into_iter().map(|(_, connection)| connection).collect()
     }
 
     /// Gives a connection a turn, after all that have one, if it has anything to send; true if it has one now that it
