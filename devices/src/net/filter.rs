@@ -15,6 +15,12 @@ pub const JUDGED: usize = 192;
 
 const ETHERNET: usize = 14;
 const IPV6: usize = 40;
+/// Bytes of the shortest IPv4 header.
+const IPV4: usize = 20;
+
+/// Where TCP (RFC 9293) and UDP (RFC 768) have their checksum.
+const TCP_CHECKSUM: u16 = 16;
+const UDP_CHECKSUM: u16 = 6;
 
 /// The values of the EtherType field (RFC 9542).
 mod ethertype {
@@ -26,6 +32,7 @@ mod ethertype {
 /// The values of the protocol and next-header fields that matter.
 mod protocol {
     pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const TCP: u8 = 6;
     pub(super) const UDP: u8 = 17;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
@@ -87,6 +94,16 @@ pub enum Spoof {
     /// It is of a protocol that could carry any address.
     #[error("a frame of type {0:#06x}")]
     Type(u16),
+    /// Its checksum, which the host is to write, is neither TCP's nor UDP's: it would change what was judged.
+    #[error(
+        "a checksum of what is from byte {start} on, put at {offset} from there, where TCP and UDP have none"
+    )]
+    Checksum {
+        /// csum_start.
+        start: u16,
+        /// csum_offset.
+        offset: u16,
+    },
     /// It ends, or its headers do, before what must be judged.
     #[error("headers that are cut off or too long")]
     Truncated,
@@ -155,6 +172,32 @@ impl Filter {
         }
     }
 
+    /// Judges where the host is asked to write a checksum (from byte `start` of the frame on, at `offset` from there) in
+    /// a frame that passes: after that, so it must be where nothing was judged. In IP that is the checksum of TCP or
+    /// UDP, in ARP nowhere; in what is not looked into, anywhere behind the Ethernet header.
+    ///
+    /// # Errors
+    /// It is elsewhere, or not to be found.
+    pub fn judge_checksum(&self, beginning: &[u8], start: u16, offset: u16) -> Result<(), Spoof> {
+        let frame = Bytes(beginning);
+        let packet = frame.after(ETHERNET);
+        let transport = match frame.u16(12)? {
+            ethertype::IPV4 => ipv4_transport(packet)?,
+            ethertype::IPV6 => ipv6_transport(packet)?,
+            ethertype::ARP => None,
+            _ => return Ok(()),
+        };
+        let is_there = transport.is_some_and(|Transport { protocol, at }| {
+            let place = match protocol {
+                protocol::TCP => TCP_CHECKSUM,
+                protocol::UDP => UDP_CHECKSUM,
+                _ => return false,
+            };
+            usize::from(start) == ETHERNET + at && offset == place
+        });
+        if is_there { Ok(()) } else { Err(Spoof::Checksum { start, offset }) }
+    }
+
     /// ARP for Ethernet and IPv4. A sender without an address asks whether one is free (RFC 5227).
     fn judge_arp(&self, packet: Bytes<'_>) -> Result<(), Spoof> {
         if self.mac.is_none() && self.ipv4.is_none() {
@@ -195,7 +238,11 @@ impl Filter {
         if !is_version_6 || !(is_own(source) || source.is_unspecified()) {
             return Err(Spoof::Ipv6(source));
         }
-        let Some(message) = icmpv6_message(packet)? else { return Ok(()) };
+        // What is in a later fragment is ignored where it says anything about neighbours (RFC 6980).
+        let Some(Transport { protocol: protocol::ICMPV6, at }) = ipv6_transport(packet)? else {
+            return Ok(());
+        };
+        let message = packet.after(at);
         match message.u8(0)? {
             kind @ (icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT) => Err(Spoof::Neighbour(kind)),
             kind @ icmpv6::NEIGHBOUR_ADVERTISEMENT if !is_own(message.ipv6(8)?) => {
@@ -224,23 +271,37 @@ fn is_dhcp_request(packet: Bytes<'_>) -> Result<bool, Spoof> {
     Ok((ports.u16(0)?, ports.u16(2)?) == (68, 67))
 }
 
-/// The ICMPv6 message of an IPv6 packet, if it has one that is not in a later fragment (such are ignored where
-/// they say anything about neighbours, RFC 6980).
-fn icmpv6_message(packet: Bytes<'_>) -> Result<Option<Bytes<'_>>, Spoof> {
-    let (mut next, mut rest) = (packet.u8(6)?, packet.after(IPV6));
+/// What an IP packet carries.
+struct Transport {
+    protocol: u8,
+    /// Where it begins in the packet.
+    at: usize,
+}
+
+/// What an IPv4 packet carries, if it is not a fragment.
+fn ipv4_transport(packet: Bytes<'_>) -> Result<Option<Transport>, Spoof> {
+    let (first, at) = (packet.u8(0)?, usize::from(packet.u8(0)? & 0xF) * 4);
+    let is_whole = first >> 4 == 4 && at >= IPV4 && packet.u16(6)? & 0x3FFF == 0;
+    let protocol = packet.u8(9)?;
+    Ok(is_whole.then_some(Transport { protocol, at }))
+}
+
+/// What an IPv6 packet carries behind its extension headers, if it is not a later fragment.
+fn ipv6_transport(packet: Bytes<'_>) -> Result<Option<Transport>, Spoof> {
+    let (mut protocol, mut at) = (packet.u8(6)?, IPV6);
     loop {
-        let len = match next {
-            protocol::ICMPV6 => return Ok(Some(rest)),
+        let header = packet.after(at);
+        let len = match protocol {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => {
-                usize::from(rest.u8(1)?) * 8 + 8
+                usize::from(header.u8(1)?) * 8 + 8
             }
-            protocol::FRAGMENT if rest.u16(2)? & 0xFFF8 != 0 => return Ok(None),
+            protocol::FRAGMENT if header.u16(2)? & 0xFFF8 != 0 => return Ok(None),
             protocol::FRAGMENT => 8,
-            _ => return Ok(None),
+            _ => return Ok(Some(Transport { protocol, at })),
         };
-        next = rest.u8(0)?;
+        protocol = header.u8(0)?;
         // Ends: every header takes at least eight bytes of what there is.
-        rest = rest.after(len);
+        at += len;
     }
 }
 

@@ -169,6 +169,54 @@ fn sec_07_what_is_cut_off_is_refused() {
     }
 }
 
+/// The host writes the checksum after the frame was judged.
+#[test]
+fn sec_07_a_checksum_that_is_left_to_the_host_is_that_of_tcp_or_udp() {
+    let filter = pinned();
+    let check = |frame: &[u8], start, offset| {
+        assert_eq!(filter.judge(frame), Ok(()));
+        filter.judge_checksum(frame, start, offset)
+    };
+    let tcp_behind = ipv6(OWN6, 0, &[&[6, 0, 0, 0, 0, 0, 0, 0][..], &[0; 20]].concat());
+    let mut options = ipv4(OWN4, 6, &[0; 28]);
+    options[14] = 0x47;
+    for (frame, start, offset) in [
+        (ipv4(OWN4, 6, &[0; 20]), 34, 16),
+        (ipv4(OWN4, 17, &[0; 8]), 34, 6),
+        (options, 42, 16),
+        (ipv6(OWN6, 6, &[0; 20]), 54, 16),
+        (ipv6(OWN6, 17, &[0; 8]), 54, 6),
+        (tcp_behind, 62, 16),
+    ] {
+        assert_eq!(check(&frame, start, offset), Ok(()), "{frame:?}");
+        for (start, offset) in [(start - 1, offset + 1), (14, 12), (14, start - 14 + offset), (start, 0)] {
+            assert_eq!(check(&frame, start, offset), Err(Spoof::Checksum { start, offset }));
+        }
+    }
+    let mut fragment = ipv4(OWN4, 6, &[0; 20]);
+    fragment[20] = 0x20;
+    let mut short_header = ipv4(OWN4, 17, &[0; 20]);
+    short_header[14] = 0x42;
+    for (frame, start, offset) in [
+        (arp(OWN, OWN4), 14, 14),
+        (arp(OWN, OWN4), 40, 0),
+        (ipv4(OWN4, 1, &[0; 20]), 34, 2),
+        (ipv6(OWN6, 58, &about(136, OWN6)), 54, 22),
+        (ipv6(OWN6, 58, &about(136, OWN6)), 54, 2),
+        (ipv6(OWN6, 44, &[6, 0, 0, 8, 0, 0, 0, 0]), 62, 16),
+        (fragment, 34, 16),
+        (short_header, 22, 6),
+    ] {
+        assert_eq!(check(&frame, start, offset), Err(Spoof::Checksum { start, offset }), "{frame:?}");
+    }
+    // Nothing behind the Ethernet header of a frame with a VLAN tag was judged.
+    let only_mac = Filter { mac: Some(OWN), ..Filter::default() };
+    let tagged = frame(OWN, 0x8100, &[0; 60]);
+    assert_eq!(only_mac.judge(&tagged).and(only_mac.judge_checksum(&tagged, 38, 16)), Ok(()));
+    let arp = arp(OWN, OTHER4);
+    assert!(only_mac.judge(&arp).is_ok() && only_mac.judge_checksum(&arp, 14, 8).is_err());
+}
+
 proptest! {
     #[test]
     fn sec_07_what_passes_has_the_guests_addresses(

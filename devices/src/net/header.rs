@@ -137,6 +137,11 @@ impl Header {
         [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1, 0, 0]
     }
 
+    /// Whether a checksum is left to the device.
+    pub const fn leaves_checksum(&self) -> bool {
+        self.flags & NEEDS_CSUM != 0
+    }
+
     /// Checks what the driver asks for with a frame of `len` bytes; gives the header that says this and no more: flags
     /// that are no driver's and fields without a meaning are 0.
     ///
@@ -145,7 +150,7 @@ impl Header {
     pub fn validate(&self, rules: Rules, len: u64) -> Result<Self, HeaderError> {
         let frame = check_length(len)?;
         let mut valid = Self::default();
-        if self.flags & NEEDS_CSUM != 0 {
+        if self.leaves_checksum() {
             self.check_checksum(rules, frame)?;
             (valid.flags, valid.csum_start, valid.csum_offset) =
                 (NEEDS_CSUM, self.csum_start, self.csum_offset);
@@ -170,11 +175,11 @@ impl Header {
     }
 
     fn check_segments(&self, rules: Rules, len: u32) -> Result<(), HeaderError> {
-        let Self { flags, gso_type, hdr_len, gso_size, .. } = *self;
+        let Self { gso_type, hdr_len, gso_size, .. } = *self;
         if !rules.allows(gso_type) {
             return Err(HeaderError::Segmentation { gso_type });
         }
-        if flags & NEEDS_CSUM == 0 {
+        if !self.leaves_checksum() {
             return Err(HeaderError::SegmentsWithoutChecksum);
         }
         if gso_size < MIN_SEGMENT {

@@ -43,6 +43,7 @@ impl Flaw {
         match self {
             Self::Header(HeaderError::FrameLength { .. }) => DropReason::BadLength,
             Self::Header(_) | Self::Chain(_) => DropReason::BadHeader,
+            Self::Spoof(Spoof::Checksum { .. }) => DropReason::BadHeader,
             Self::Spoof(_) => DropReason::Spoofed,
         }
     }
@@ -114,9 +115,13 @@ impl Transmitter {
         chain.copy_out(&self.queue.ram, 0, copied)?;
         if let Some((header, beginning)) = copied.split_first_chunk_mut::<HEADER>() {
             let rules = Rules::new(self.host.features.get());
-            *header = Header::parse(header).validate(rules, frame)?.bytes();
+            let valid = Header::parse(header).validate(rules, frame)?;
+            *header = valid.bytes();
             if !self.host.filter.is_open() {
                 self.host.filter.judge(beginning)?;
+                if valid.leaves_checksum() {
+                    self.host.filter.judge_checksum(beginning, valid.csum_start, valid.csum_offset)?;
+                }
             }
         }
         Ok((head, HEADER + judged))

@@ -186,6 +186,34 @@ fn what_is_pinned_is_all_that_goes_out() {
     assert_eq!(driver.rig.errors(GuestErrorKind::BadRequest), 3);
 }
 
+/// The host would write the checksum over the sender of ARP, after that was judged.
+#[test]
+fn sec_11_no_checksum_is_written_where_addresses_were_judged() {
+    let filter = Filter {
+        mac: Some(MAC),
+        ipv4: Some(vec![[10, 0, 0, 2].into()]),
+        ipv6: Some(vec![]),
+        ..Filter::default()
+    };
+    let options = NetOptions { filter, ..options() };
+    let rig = Options::new(EngineKind::Epoll);
+    let mut driver = Driver::with(TestHost::new(1), options, rig, u64::MAX);
+    let frame = |kind: [u8; 2], packet: &[u8]| [&[0xFF; 6][..], &MAC.0, &kind, packet].concat();
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &MAC.0, &[10, 0, 0, 2], &[0; 20]].concat();
+    driver.send(&[1, 0, 0, 0, 0, 0, 14, 0, 14, 0, 0, 0], &frame([8, 6], &arp), 64);
+    let link_local = [0xFE, 0x80, 0, 0, 0, 0, 0, 0, 0x50, 0x54, 0, 0xFF, 0xFE, 0x12, 0x34, 0x56];
+    let header = [&[0x60, 0, 0, 0, 0, 24, 58, 255][..], &link_local, &[0xFF; 16]].concat();
+    let advertisement = [&header[..], &[136, 0, 0, 0, 0, 0, 0, 0], &link_local].concat();
+    driver.send(&[1, 0, 0, 0, 0, 0, 54, 0, 22, 0, 0, 0], &frame([0x86, 0xDD], &advertisement), 64);
+    assert_eq!((dropped(&driver, DropReason::BadHeader), driver.host.take_sent(0).len()), (2, 0));
+    // They are dropped for that alone; and TCP may leave its checksum to the host.
+    driver.send(&EMPTY, &frame([8, 6], &arp), 64);
+    driver.send(&EMPTY, &frame([0x86, 0xDD], &advertisement), 64);
+    let tcp = [&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 2, 1, 1, 1, 1][..], &[0; 20]].concat();
+    driver.send(&[1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0], &frame([8, 0], &tcp), 64);
+    assert_eq!((dropped(&driver, DropReason::BadHeader), driver.host.take_sent(0).len()), (2, 3));
+}
+
 /// A driver rewrites header and addresses while the device looks: what is sent was judged.
 #[test]
 fn sec_11_what_is_sent_is_what_was_judged() {
