@@ -1,7 +1,8 @@
 //! Requests per turn: an owner may spend [`REQUESTS_PER_TURN`] in one turn of the loop, shared fairly by
-//! its tasks; what is above that waits for the next turn.
+//! its tasks; what is above that waits for the next turn. So does, however few they were, what comes when the task was
+//! polled for as long as its owner may take of a turn: nobody else can interrupt it.
 //!
-//! Owns a task's part of its owner's share. Never counts bytes or time: that is the limiter's.
+//! Owns a task's part of its owner's share. Never limits bytes or time by the second: that is the limiter's.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,7 +10,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use crate::executor::Executor;
+use crate::clock::MonoTime;
+use crate::executor::{Executor, QUANTUM};
 use crate::owner::{Owner, Share};
 use crate::timer::Timer;
 
@@ -24,11 +26,21 @@ pub struct Budget {
     turn: Cell<u64>,
     spent: Cell<u32>,
     waited: Cell<bool>,
+    /// When something was last spent, as far as the clock was looked at.
+    looked: Cell<MonoTime>,
 }
 
 impl Budget {
     pub(crate) fn new(owner: Owner, executor: Rc<Executor>, timer: Timer) -> Self {
-        Self { owner, executor, timer, turn: Cell::new(0), spent: Cell::new(0), waited: Cell::new(false) }
+        Self {
+            owner,
+            executor,
+            timer,
+            turn: Cell::new(0),
+            spent: Cell::new(0),
+            waited: Cell::new(false),
+            looked: Cell::default(),
+        }
     }
 
     /// Spends one request that is new: as [`Budget::spend`], but not while its owner may begin nothing
@@ -70,22 +82,34 @@ impl Budget {
         .await;
     }
 
-    /// Spends one request if something is left for this task in this turn.
+    /// Spends one request if something is left for this task in this turn, and of the time that its poll may take.
     pub fn try_spend(&self) -> bool {
         let turn = self.executor.turn();
         if self.turn.replace(turn) != turn {
             self.spent.set(0);
             self.waited.set(false);
+            self.looked.set(self.executor.poll_began());
         }
         let mut share = self.owner.share().borrow_mut();
         share.begin(turn);
-        if share.left == 0 || self.spent.get() >= share.per_task {
+        if share.left == 0 || self.spent.get() >= share.per_task || self.has_taken_long() {
             share.waiting += u32::from(!self.waited.replace(true));
             return false;
         }
         share.left -= 1;
         self.spent.set(self.spent.get() + 1);
         true
+    }
+
+    /// Whether the poll that runs has taken its owner's time of a turn, and something was spent in it: each turn brings a
+    /// task on, however slow the machine. Reads the clock only if nobody has since something was last spent.
+    fn has_taken_long(&self) -> bool {
+        if self.spent.get() == 0 {
+            return false;
+        }
+        let now = MonoTime::read_after(self.looked.get());
+        self.looked.set(now);
+        now.since(self.executor.poll_began()) >= QUANTUM
     }
 }
 

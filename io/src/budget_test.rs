@@ -23,6 +23,8 @@ on_both_engines!(
     what_is_not_spent_does_not_add_up,
     next_turn_is_the_next_turn,
     sec_02_tasks_that_take_long_share_their_owners_time_of_a_turn,
+    sec_02_requests_that_take_long_end_a_poll,
+    what_others_read_of_the_clock_is_not_read_again,
 );
 
 /// A task that spends as fast as it may, for ever; it notes the turn of everything that it spends.
@@ -71,7 +73,7 @@ fn an_owner_spends_at_most_its_share_in_a_turn(engine: EngineKind) {
         turns.sort_unstable();
         turns
     });
-    assert_eq!(most_in_a_turn(&turns), REQUESTS_PER_TURN as usize);
+    assert!((1..=REQUESTS_PER_TURN as usize).contains(&most_in_a_turn(&turns)), "{turns:?}");
 }
 
 fn tasks_of_one_owner_divide_the_share(engine: EngineKind) {
@@ -154,7 +156,7 @@ fn what_is_not_spent_does_not_add_up(engine: EngineKind) {
         millis(&cx, 5).await;
         spent.take()
     });
-    assert_eq!(most_in_a_turn(&turns), REQUESTS_PER_TURN as usize);
+    assert!((1..=REQUESTS_PER_TURN as usize).contains(&most_in_a_turn(&turns)), "{turns:?}");
 }
 
 fn next_turn_is_the_next_turn(engine: EngineKind) {
@@ -199,4 +201,38 @@ fn sec_02_tasks_that_take_long_share_their_owners_time_of_a_turn(engine: EngineK
         let polls = turns.iter().filter(|(_, who)| *who == number).count();
         assert!((9..=11).contains(&polls), "task {number}: {polls} polls of {}: {turns:?}", turns.len());
     }
+}
+
+/// Each request takes longer than a poll may: there is one in a turn, and another owner has every turn, too.
+fn sec_02_requests_that_take_long_end_a_poll(engine: EngineKind) {
+    let (long, others) = on_shard(engine, |cx| async move {
+        let owner = Owner::shard();
+        let log: Rc<RefCell<Vec<u64>>> = Rc::default();
+        let (budget, inner, turns) = (cx.budget(&owner), cx.clone(), Rc::clone(&log));
+        let _task = cx.spawn(&owner, async move {
+            loop {
+                budget.spend().await;
+                turns.borrow_mut().push(inner.turn());
+                let begun = std::time::Instant::now();
+                while begun.elapsed() < crate::executor::QUANTUM {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        let (_other, others) = storm(&cx, &Owner::shard());
+        while log.borrow().len() < 20 {
+            cx.next_turn().await;
+        }
+        (log.take(), others.take())
+    });
+    assert_eq!(most_in_a_turn(&long), 1, "{long:?}");
+    assert!(long.windows(2).all(|two| others.binary_search(&two[0]).is_ok()), "{long:?}");
+}
+
+fn what_others_read_of_the_clock_is_not_read_again(engine: EngineKind) {
+    on_shard(engine, |_| async {
+        let read = MonoTime::now();
+        assert_eq!(MonoTime::read_after(MonoTime::default()), read);
+        assert!(MonoTime::read_after(read) >= read);
+    });
 }

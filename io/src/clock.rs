@@ -2,6 +2,7 @@
 //!
 //! Owns nothing. Never reads wall-clock time and never goes backwards.
 
+use std::cell::Cell;
 use std::ops::Add;
 use std::time::Duration;
 
@@ -13,13 +14,26 @@ use rustix::time::{ClockId, clock_gettime};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MonoTime(u64);
 
+thread_local! {
+    /// What this thread read last.
+    static LAST: Cell<MonoTime> = const { Cell::new(MonoTime(0)) };
+}
+
 impl MonoTime {
     /// Reads the clock (about 30 ns: the vDSO, no system call).
     pub fn now() -> Self {
         let now = clock_gettime(ClockId::Monotonic);
         let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
         let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
-        Self(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+        let now = Self(seconds.saturating_mul(1_000_000_000).saturating_add(nanos));
+        LAST.set(now);
+        now
+    }
+
+    /// The point that this thread last read, if it did after `earlier`; else the clock is read.
+    pub(crate) fn read_after(earlier: Self) -> Self {
+        let last = LAST.get();
+        if last > earlier { last } else { Self::now() }
     }
 
     /// The point `nanos` nanoseconds after the clock's origin.

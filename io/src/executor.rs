@@ -182,6 +182,8 @@ pub(crate) struct Executor {
     batch: RefCell<Vec<usize>>,
     ready: Arc<Ready>,
     turn: Cell<u64>,
+    /// When the poll that runs began.
+    poll_began: Cell<MonoTime>,
     closed: Cell<bool>,
     account: Account,
     metrics: Arc<ShardMetrics>,
@@ -202,6 +204,7 @@ impl Executor {
             batch: RefCell::default(),
             ready: Ready::new()?,
             turn: Cell::new(0),
+            poll_began: Cell::default(),
             closed: Cell::new(false),
             account: Account::new(ledger),
             metrics,
@@ -211,6 +214,11 @@ impl Executor {
     /// The number of the current turn, counted from 1.
     pub(crate) fn turn(&self) -> u64 {
         self.turn.get()
+    }
+
+    /// When the poll that runs began.
+    pub(crate) fn poll_began(&self) -> MonoTime {
+        self.poll_began.get()
     }
 
     /// Number of tasks that have not ended.
@@ -324,6 +332,7 @@ impl Executor {
                 deferred.push(key);
                 continue;
             }
+            self.poll_began.set(before);
             let Some(polled) = self.poll_task(key) else { continue };
             let after = MonoTime::now();
             self.charge(key, &polled, after.nanos_since(before));

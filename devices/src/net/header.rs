@@ -12,8 +12,11 @@ use virtio_bindings::virtio_net::{
 };
 
 /// Fewest bytes of data in a segment: what Linux makes of the smallest segment size that it accepts from a peer
-/// (`TCP_MIN_GSO_SIZE`). Less would make tens of thousands of packets of one.
+/// (`TCP_MIN_GSO_SIZE`).
 pub const MIN_SEGMENT: u16 = 8;
+/// Most segments of a packet: a frame of full length, cut for the smallest MTU that is in use (296, RFC 1191). The host
+/// takes time for each of them, while the event loop waits.
+pub const MAX_SEGMENTS: u32 = 256;
 /// Bytes of a checksum.
 const CHECKSUM: u32 = 2;
 
@@ -74,6 +77,14 @@ pub enum HeaderError {
     SegmentSize {
         /// gso_size.
         size: u16,
+    },
+    /// More than [`MAX_SEGMENTS`].
+    #[error("a frame of {len} bytes in segments of {size}")]
+    Segments {
+        /// gso_size.
+        size: u16,
+        /// Length of the frame in bytes.
+        len: u32,
     },
     /// Headers that are longer than the frame.
     #[error("headers of {hdr_len} bytes in a frame of {len}")]
@@ -184,6 +195,9 @@ impl Header {
         }
         if gso_size < MIN_SEGMENT {
             return Err(HeaderError::SegmentSize { size: gso_size });
+        }
+        if len / u32::from(gso_size) > MAX_SEGMENTS {
+            return Err(HeaderError::Segments { size: gso_size, len });
         }
         if u32::from(hdr_len) > len {
             return Err(HeaderError::HeaderLength { hdr_len, len });

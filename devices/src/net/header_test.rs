@@ -103,6 +103,17 @@ fn sec_07_places_outside_the_frame_are_refused() {
 }
 
 #[test]
+fn sec_02_a_packet_is_not_cut_into_thousands() {
+    let check = |gso_size, len: u32| Header { gso_size, ..TSO }.validate(Rules::new(ALL), len.into()).err();
+    for (size, len) in [(8, 65_550), (255, 65_550), (8, 257 * 8)] {
+        assert_eq!(check(size, len), Some(HeaderError::Segments { size, len }));
+    }
+    for (size, len) in [(256, 65_550), (1460, 65_550), (8, 257 * 8 - 1), (u16::MAX, 65_550)] {
+        assert_eq!(check(size, len), None, "{size} of {len}");
+    }
+}
+
+#[test]
 fn sec_07_frames_have_the_length_of_frames() {
     let check = |len| Header::default().validate(Rules::new(ALL), len);
     assert!(check(14).is_ok() && check(65_550).is_ok());
@@ -130,6 +141,7 @@ proptest! {
         }
         if valid.gso_type != 0 {
             prop_assert!(rules.allows(valid.gso_type) && valid.gso_size >= MIN_SEGMENT);
+            prop_assert!(len / u64::from(valid.gso_size) <= u64::from(MAX_SEGMENTS));
         }
     }
 }

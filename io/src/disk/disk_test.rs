@@ -211,7 +211,8 @@ fn a_long_read_of_nothing_lets_others_go_on(engine: EngineKind) {
         let (ram, disk) = (ram(), attach(&cx, null(64 * MIB)));
         let before = cx.turn();
         disk.read(lease(&ram, 0, 8 * MIB, LeaseUse::Target), 0).await.0.unwrap();
-        assert_eq!(cx.turn() - before, 7);
+        // As many requests as that allows, or less if that takes long.
+        assert!(cx.turn() - before >= 7);
     });
 }
 

@@ -9,7 +9,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use ringlet_devices::net::filter::JUDGED;
-use ringlet_devices::net::header::{Header, MIN_SEGMENT, Rules};
+use ringlet_devices::net::header::{Header, MAX_SEGMENTS, MIN_SEGMENT, Rules};
 use ringlet_devices::net::{Filter, Mac};
 
 const OWN_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
@@ -60,6 +60,9 @@ fn plain(features: u64, len: u32, bytes: &[u8; 12]) -> Option<[u8; 12]> {
         let feature = kinds.iter().find(|(kind, _)| *kind == bytes[1] & 0x7F)?.1;
         let ecn = bytes[1] & 0x80 == 0 || has(13);
         if !has(feature) || !ecn || !checksum || gso_size < MIN_SEGMENT.into() || hdr_len > len {
+            return None;
+        }
+        if len / gso_size > MAX_SEGMENTS {
             return None;
         }
         out[1..6].copy_from_slice(&bytes[1..6]);
