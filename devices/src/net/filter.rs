@@ -5,7 +5,7 @@
 //! of the frame's beginning, which must be what is sent, and never keeps anything of it. Knows no state, so it
 //! says nothing about what a guest may answer.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::config::Mac;
 
@@ -60,8 +60,8 @@ pub struct Filter {
     /// Addresses of IPv6; the link-local one that follows from `mac` (RFC 4291, appendix A) is always one. With none,
     /// nothing but that.
     pub ipv6: Option<Vec<Ipv6Addr>>,
-    /// Nothing to addresses that are never on a link, since they mean the host itself there (127.0.0.0/8 and 0.0.0.0/8;
-    /// RFC 1122, section 3.2.1.3). A user-mode network may take them for its own host's.
+    /// Nothing to addresses that are never on a link, since they mean the host itself there (127.0.0.0/8 and 0.0.0.0/8,
+    /// RFC 1122, section 3.2.1.3; `::`, `::1`, and those of IPv4 in IPv6, RFC 4291, section 2.5). A user-mode network may take them for its own host's.
     pub no_loopback: bool,
 }
 
@@ -83,8 +83,8 @@ pub enum Spoof {
     #[error("IPv4 from {0}")]
     Ipv4(Ipv4Addr),
     /// It is for the host itself.
-    #[error("IPv4 to {0}, which is on no link")]
-    Loopback(Ipv4Addr),
+    #[error("IP to {0}, which is on no link")]
+    Loopback(IpAddr),
     /// It has another IPv6 source.
     #[error("IPv6 from {0}")]
     Ipv6(Ipv6Addr),
@@ -217,7 +217,7 @@ impl Filter {
         if self.no_loopback {
             let destination = packet.ipv4(16)?;
             if let [0 | 127, ..] = destination.octets() {
-                return Err(Spoof::Loopback(destination));
+                return Err(Spoof::Loopback(destination.into()));
             }
         }
         let Some(own) = &self.ipv4 else { return Ok(()) };
@@ -230,6 +230,12 @@ impl Filter {
     }
 
     fn judge_ipv6(&self, packet: Bytes<'_>) -> Result<(), Spoof> {
+        if self.no_loopback {
+            let destination = packet.ipv6(24)?;
+            if means_the_host(destination) {
+                return Err(Spoof::Loopback(destination.into()));
+            }
+        }
         let Some(own) = &self.ipv6 else { return Ok(()) };
         let is_own = |address: Ipv6Addr| own.contains(&address) || self.link_local() == Some(address);
         let source = packet.ipv6(8)?;
@@ -269,6 +275,16 @@ fn is_dhcp_request(packet: Bytes<'_>) -> Result<bool, Spoof> {
     }
     let ports = packet.after(usize::from(packet.u8(0)? & 0xF) * 4);
     Ok((ports.u16(0)?, ports.u16(2)?) == (68, 67))
+}
+
+/// Whether an IPv6 address is that of nobody or of the host itself, or may be taken for one of IPv4 that is: `::/96` of
+/// these, and all of `::ffff:0:0/96`, which are not for use on a link (RFC 4291, section 2.5).
+fn means_the_host(address: Ipv6Addr) -> bool {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0xFFFF, ..] => true,
+        [0, 0, 0, 0, 0, 0, high, _] => matches!(high >> 8, 0 | 127),
+        _ => false,
+    }
 }
 
 /// What an IP packet carries.

@@ -112,7 +112,7 @@ fn sec_03_nothing_goes_to_the_loopback_addresses_of_the_host() {
     for first in [0, 127] {
         let mut packet = ipv4(OTHER4, 6, &[]);
         packet[30..34].copy_from_slice(&[first, 1, 2, 3]);
-        assert_eq!(filter.judge(&packet), Err(Spoof::Loopback([first, 1, 2, 3].into())));
+        assert_eq!(filter.judge(&packet), Err(Spoof::Loopback(Ipv4Addr::from([first, 1, 2, 3]).into())));
         assert_eq!(filter.judge(&packet[..33]), Err(Spoof::Truncated));
         assert_eq!(pinned().judge(&packet), Err(Spoof::Ipv4(OTHER4)), "of no concern to others");
     }
@@ -121,6 +121,27 @@ fn sec_03_nothing_goes_to_the_loopback_addresses_of_the_host() {
     }
     let both = Filter { no_loopback: true, ..pinned() };
     assert_eq!(both.judge(&ipv4(nobody(), 17, &[0, 68, 0, 67])), Ok(()));
+}
+
+#[test]
+fn sec_03_nothing_goes_to_the_loopback_addresses_of_the_host_by_ipv6() {
+    let filter = Filter { no_loopback: true, ..Filter::default() };
+    let to = |address: &str| {
+        let mut packet = ipv6(OWN6, 6, &[]);
+        packet[38..54].copy_from_slice(&address.parse::<Ipv6Addr>().unwrap().octets());
+        packet
+    };
+    for address in
+        ["::", "::1", "::2", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "::ffff:10.0.0.1"]
+    {
+        let why = Spoof::Loopback(address.parse().unwrap());
+        assert_eq!(filter.judge(&to(address)), Err(why), "{address}");
+        assert_eq!(pinned().judge(&to(address)), Ok(()), "of no concern to others");
+    }
+    assert_eq!(filter.judge(&to("::1")[..53]), Err(Spoof::Truncated));
+    for address in ["::10.0.0.1", "fe80::1", "ff02::1", "2001:db8::1", "::1:0:0", "0:0:0:0:ffff::"] {
+        assert_eq!(filter.judge(&to(address)), Ok(()), "{address}");
+    }
 }
 
 fn nobody() -> Ipv4Addr {
