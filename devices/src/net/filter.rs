@@ -15,6 +15,9 @@ pub const JUDGED: usize = 192;
 
 const ETHERNET: usize = 14;
 const IPV6: usize = 40;
+/// Ports from which addresses are given out by DHCP (RFC 2131) and DHCPv6 (RFC 8415).
+const DHCP_SERVER: u16 = 67;
+const DHCPV6_SERVER: u16 = 547;
 /// Bytes of the shortest IPv4 header.
 const IPV4: usize = 20;
 
@@ -43,13 +46,15 @@ mod protocol {
 /// Types of ICMPv6 messages that say where an address or a router is (RFC 4861, section 4).
 mod icmpv6 {
     pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
+    pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
     pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
     pub(super) const REDIRECT: u8 = 137;
 }
 
 /// The addresses that a guest may use. `None`: any.
 ///
-/// If addresses of IPv4 or IPv6 are pinned, frames that are neither IPv4, IPv6 nor ARP are refused, with a VLAN tag
+/// Where addresses of IPv4 or IPv6 are pinned, the guest gives none to others either (it is no DHCP server), and asks of
+/// none but its own whether it is free. Frames that are neither IPv4, IPv6 nor ARP are refused, with a VLAN tag
 /// too: they could carry anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -61,7 +66,8 @@ pub struct Filter {
     /// nothing but that.
     pub ipv6: Option<Vec<Ipv6Addr>>,
     /// Nothing to addresses that are never on a link, since they mean the host itself there (127.0.0.0/8 and 0.0.0.0/8,
-    /// RFC 1122, section 3.2.1.3; `::`, `::1`, and those of IPv4 in IPv6, RFC 4291, section 2.5). A user-mode network may take them for its own host's.
+    /// RFC 1122, section 3.2.1.3; `::`, `::1`, and those of IPv4 in IPv6, RFC 4291, section 2.5). A user-mode network
+    /// may take them for its own host's.
     pub no_loopback: bool,
 }
 
@@ -71,12 +77,12 @@ pub enum Spoof {
     /// It has another Ethernet source than the guest's.
     #[error("a frame from {0}")]
     Mac(Mac),
-    /// It is ARP that says something about another's address.
+    /// It is ARP that says something about another's address, or asks whether that is free.
     #[error("ARP about {address} at {mac}")]
     Arp {
         /// Sender's Ethernet address.
         mac: Mac,
-        /// Sender's address.
+        /// Sender's address, or, if it has none, the one that it asks about.
         address: Ipv4Addr,
     },
     /// It has another IPv4 source.
@@ -91,6 +97,9 @@ pub enum Spoof {
     /// It says that an address is the guest's, or the guest a router, or where another router is.
     #[error("ICMPv6 of type {0} about an address that is not the guest's")]
     Neighbour(u8),
+    /// It gives addresses to others, as a DHCP server.
+    #[error("UDP from port {0}, a DHCP server's")]
+    Server(u16),
     /// It is of a protocol that could carry any address.
     #[error("a frame of type {0:#06x}")]
     Type(u16),
@@ -203,9 +212,10 @@ impl Filter {
         if self.mac.is_none() && self.ipv4.is_none() {
             return Ok(());
         }
-        let (mac, address) = (packet.mac(8)?, packet.ipv4(14)?);
+        let (mac, sender) = (packet.mac(8)?, packet.ipv4(14)?);
         let is_ethernet = packet.get(0)? == [0, 1, 8, 0, 6, 4];
-        let is_own = |own: &Vec<Ipv4Addr>| address.is_unspecified() || own.contains(&address);
+        let address = if sender.is_unspecified() { packet.ipv4(24)? } else { sender };
+        let is_own = |own: &Vec<Ipv4Addr>| own.contains(&address);
         let mac_is_own = self.mac.is_none_or(|own| own == mac);
         if is_ethernet && mac_is_own && self.ipv4.as_ref().is_none_or(is_own) {
             return Ok(());
@@ -223,10 +233,15 @@ impl Filter {
         let Some(own) = &self.ipv4 else { return Ok(()) };
         let source = packet.ipv4(12)?;
         let is_version_4 = packet.u8(0)? >> 4 == 4;
-        if is_version_4 && (own.contains(&source) || is_dhcp_request(packet)?) {
-            return Ok(());
+        if !is_version_4 || !(own.contains(&source) || is_dhcp_request(packet)?) {
+            return Err(Spoof::Ipv4(source));
         }
-        Err(Spoof::Ipv4(source))
+        // The ports are in the first fragment.
+        let is_udp = packet.u8(9)? == protocol::UDP && packet.u16(6)? & 0x1FFF == 0;
+        if is_udp && packet.after(ipv4_header(packet)?).u16(0)? == DHCP_SERVER {
+            return Err(Spoof::Server(DHCP_SERVER));
+        }
+        Ok(())
     }
 
     fn judge_ipv6(&self, packet: Bytes<'_>) -> Result<(), Spoof> {
@@ -240,18 +255,25 @@ impl Filter {
         let is_own = |address: Ipv6Addr| own.contains(&address) || self.link_local() == Some(address);
         let source = packet.ipv6(8)?;
         let is_version_6 = packet.u8(0)? >> 4 == 6;
-        // Without an address it asks whether one is free (RFC 4862), and says nothing about any.
+        // Without an address it asks whether one is free (RFC 4862), and says nothing else about any.
         if !is_version_6 || !(is_own(source) || source.is_unspecified()) {
             return Err(Spoof::Ipv6(source));
         }
         // What is in a later fragment is ignored where it says anything about neighbours (RFC 6980).
-        let Some(Transport { protocol: protocol::ICMPV6, at }) = ipv6_transport(packet)? else {
-            return Ok(());
-        };
+        let Some(Transport { protocol, at }) = ipv6_transport(packet)? else { return Ok(()) };
         let message = packet.after(at);
+        match protocol {
+            protocol::ICMPV6 => {}
+            protocol::UDP if message.u16(0)? == DHCPV6_SERVER => return Err(Spoof::Server(DHCPV6_SERVER)),
+            _ => return Ok(()),
+        }
         match message.u8(0)? {
             kind @ (icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT) => Err(Spoof::Neighbour(kind)),
             kind @ icmpv6::NEIGHBOUR_ADVERTISEMENT if !is_own(message.ipv6(8)?) => {
+                Err(Spoof::Neighbour(kind))
+            }
+            // Whoever uses that address would give it up.
+            kind @ icmpv6::NEIGHBOUR_SOLICITATION if source.is_unspecified() && !is_own(message.ipv6(8)?) => {
                 Err(Spoof::Neighbour(kind))
             }
             _ => Ok(()),
@@ -273,7 +295,7 @@ fn is_dhcp_request(packet: Bytes<'_>) -> Result<bool, Spoof> {
     if !packet.ipv4(12)?.is_unspecified() || packet.u8(9)? != protocol::UDP || !is_whole {
         return Ok(false);
     }
-    let ports = packet.after(usize::from(packet.u8(0)? & 0xF) * 4);
+    let ports = packet.after(ipv4_header(packet)?);
     Ok((ports.u16(0)?, ports.u16(2)?) == (68, 67))
 }
 
@@ -294,9 +316,14 @@ struct Transport {
     at: usize,
 }
 
+/// Bytes that an IPv4 packet says its header has.
+fn ipv4_header(packet: Bytes<'_>) -> Result<usize, Spoof> {
+    packet.u8(0).map(|first| usize::from(first & 0xF) * 4)
+}
+
 /// What an IPv4 packet carries, if it is not a fragment.
 fn ipv4_transport(packet: Bytes<'_>) -> Result<Option<Transport>, Spoof> {
-    let (first, at) = (packet.u8(0)?, usize::from(packet.u8(0)? & 0xF) * 4);
+    let (first, at) = (packet.u8(0)?, ipv4_header(packet)?);
     let is_whole = first >> 4 == 4 && at >= IPV4 && packet.u16(6)? & 0x3FFF == 0;
     let protocol = packet.u8(9)?;
     Ok(is_whole.then_some(Transport { protocol, at }))

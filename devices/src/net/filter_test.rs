@@ -18,7 +18,13 @@ fn frame(source: Mac, kind: u16, packet: &[u8]) -> Vec<u8> {
 }
 
 fn arp(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
-    let packet = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &mac.0, &address.octets(), &[0; 10]].concat();
+    asking(mac, address, OTHER4)
+}
+
+/// ARP with a target.
+fn asking(mac: Mac, address: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let sender = [&mac.0[..], &address.octets()].concat();
+    let packet = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &sender, &[0; 6], &target.octets()].concat();
     frame(OWN, 0x0806, &packet)
 }
 
@@ -51,7 +57,7 @@ fn ones_own_addresses_pass() {
     let filter = pinned();
     for frame in [
         arp(OWN, OWN4),
-        arp(OWN, Ipv4Addr::UNSPECIFIED),
+        asking(OWN, Ipv4Addr::UNSPECIFIED, OWN4),
         ipv4(OWN4, 6, &[]),
         ipv6(OWN6, 6, &[]),
         ipv6("fe80::5054:ff:fe12:3456".parse().unwrap(), 58, &about(135, OTHER6)),
@@ -78,6 +84,41 @@ fn others_addresses_are_refused() {
     ] {
         assert_eq!(filter.judge(&frame), Err(why));
     }
+}
+
+/// A neighbour that is told so gives its address up, or takes one from whoever offers it.
+#[test]
+fn sec_07_addresses_are_neither_taken_from_neighbours_nor_given_to_them() {
+    let (filter, nobody) = (pinned(), nobody());
+    let first_fragment = |mut packet: Vec<u8>| {
+        packet[20] = 0x20;
+        packet
+    };
+    let behind =
+        |first, next: u8, ports: &[u8]| ipv6(OWN6, first, &[&[next, 0, 0, 0, 0, 0, 0, 0], ports].concat());
+    for (frame, why) in [
+        (asking(OWN, nobody, OTHER4), Spoof::Arp { mac: OWN, address: OTHER4 }),
+        (ipv6(Ipv6Addr::UNSPECIFIED, 58, &about(135, OTHER6)), Spoof::Neighbour(135)),
+        (ipv4(OWN4, 17, &[0, 67, 0, 68]), Spoof::Server(67)),
+        (first_fragment(ipv4(OWN4, 17, &[0, 67, 0, 68])), Spoof::Server(67)),
+        (ipv6(OWN6, 17, &[2, 35, 2, 34]), Spoof::Server(547)),
+        (behind(0, 17, &[2, 35, 2, 34]), Spoof::Server(547)),
+        (behind(44, 17, &[2, 35, 2, 34]), Spoof::Server(547)),
+    ] {
+        assert_eq!(filter.judge(&frame), Err(why), "{frame:?}");
+        let only_mac = Filter { mac: Some(OWN), ..Filter::default() };
+        assert_eq!(only_mac.judge(&frame), Ok(()), "whoever may have any address may give it");
+    }
+    for frame in [
+        ipv4(OWN4, 17, &[0, 68, 0, 67]),
+        ipv4(OWN4, 6, &[0, 67, 0, 68]),
+        ipv6(OWN6, 17, &[2, 34, 2, 35]),
+        ipv6(OWN6, 6, &[2, 35, 2, 34]),
+        ipv6(Ipv6Addr::UNSPECIFIED, 58, &about(133, OTHER6)),
+    ] {
+        assert_eq!(filter.judge(&frame), Ok(()), "{frame:?}");
+    }
+    assert_eq!(filter.judge(&ipv4(OWN4, 17, &[0])), Err(Spoof::Truncated), "a port that is not seen");
 }
 
 #[test]

@@ -141,7 +141,8 @@ impl Passt {
     }
 }
 
-/// The addresses that a guest may send from, besides its Ethernet address, which it can then not change.
+/// The addresses that a guest may send from, besides its Ethernet address, which it can then not change. Where those of
+/// IPv4 or IPv6 are pinned, it can be no server of DHCP or DHCPv6 either.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AntiSpoof {

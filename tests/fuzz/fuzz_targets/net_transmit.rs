@@ -90,7 +90,14 @@ fn check_frame(pins: u8, frame: &[u8]) {
             let asks = || packet[12..16] == [0; 4] && packet[9] == 17;
             assert!(!pinned(1) || packet[12..16] == OWN4 || asks(), "from another IPv4 address");
         }
-        (8, 6) if pinned(1) => assert!(packet[14..18] == OWN4 || packet[14..18] == [0; 4], "ARP of another"),
+        (8, 6) if pinned(1) => {
+            let asks = packet[14..18] == [0; 4] && packet[24..28] == OWN4;
+            assert!(packet[14..18] == OWN4 || asks, "ARP of another");
+        }
+        (0x86, 0xDD) if pinned(3) && packet[24..34] == [0; 10] => {
+            let mapped = packet[34..36] == [0xFF; 2];
+            assert!(!mapped && packet[24..39] != [0; 15], "to the host itself");
+        }
         (0x86, 0xDD) if pinned(2) => {
             let own = packet[8..24] == OWN6 || pinned(0) && packet[8..24] == LINK_LOCAL;
             assert!(own || packet[8..24] == [0; 16], "from another IPv6 address");
