@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 use ringlet_io::EngineKind;
 use ringlet_io::net::Offloads;
@@ -5,7 +7,7 @@ use ringlet_io::net::Offloads;
 use super::*;
 use crate::net::test_util::*;
 use crate::net::{Filter, NetOptions};
-use crate::testing::{Buffer, Options, Rig};
+use crate::testing::{Buffer, Options, Rig, wait_until};
 
 const ALL: u64 = u64::MAX;
 
@@ -182,4 +184,30 @@ fn a_command_that_waits_for_the_host_holds_up_no_stop() {
     driver.rig.resume().unwrap();
     assert_eq!(driver.used(last), 1);
     assert_eq!(driver.host.lock().offloads.last(), Some(&Offloads::NONE));
+}
+
+/// The host's lock is held while a change is made: a driver that asks for one after the other has it for a part of the
+/// time only, also if the host fails.
+#[test]
+fn sec_02_after_a_change_that_took_long_the_host_is_left_alone_for_longer() {
+    for error in [None, Some(std::io::ErrorKind::NotConnected)] {
+        let mut driver = Driver::with(TestHost::new(2), options(), Options::new(EngineKind::Epoll), ALL);
+        assert_eq!(driver.control(&[4, 0, 2, 0]), 0);
+        let last = driver.queues.len() - 1;
+        driver.host.change(|state| state.held = true);
+        let begun = driver.host.lock().begun;
+        driver.rig.ram.write(Rig::DATA, &[4, 0, 1, 0]).unwrap();
+        let (rig, queue) = driver.split(last);
+        rig.send(queue, &[Buffer::readable(Rig::DATA, 4), Buffer::writable(Rig::DATA + 0x100, 1)]);
+        wait_until("the change is under way", || driver.host.lock().begun > begun);
+        let start = Instant::now();
+        std::thread::sleep(Duration::from_millis(20));
+        let took = start.elapsed().min(Duration::from_millis(100));
+        let released = Instant::now();
+        driver.host.change(|state| (state.held, state.error) = (false, error));
+        driver.used(last);
+        driver.host.change(|state| state.error = None);
+        assert_eq!(driver.control(&[4, 0, 2, 0]), 0);
+        assert!(released.elapsed() >= took * 10, "{:?} after {took:?}", released.elapsed());
+    }
 }

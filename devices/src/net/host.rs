@@ -2,7 +2,7 @@
 //!
 //! Owns whether packets flow, and brings the host's side to what the driver wants: which offloads, how many pairs. That
 //! takes a lock that the whole host's network shares, so it is done where it may wait, only if there is
-//! something to change, and no faster than every [`PACE`]. Never touches a packet.
+//! something to change, and then left alone for [`PACE`] and for [`REST`] times what that took. Never touches a packet.
 
 use std::cell::Cell;
 use std::io;
@@ -23,6 +23,11 @@ use crate::virtio::ConfigSpace;
 /// How long the host's side is left alone after a change, so that a driver which asks for one after the other is waited
 /// for by nobody but itself.
 pub(super) const PACE: Duration = Duration::from_millis(10);
+
+/// How many times as long as a change took the host's side is left alone after it: the lock was held for that long.
+const REST: u32 = 10;
+/// The longest that it is left alone: a change may take long because others have the lock.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// What all queues of an interface share.
 pub(super) struct Host {
@@ -60,6 +65,19 @@ impl Default for Settings {
     /// Those before a driver says anything.
     fn default() -> Self {
         Self { offloads: Offloads::NONE, pairs: 1 }
+    }
+}
+
+/// A change of the host's side that is under way. However it ends, the next is not before its time.
+struct Change<'a> {
+    next: &'a Cell<MonoTime>,
+    begun: MonoTime,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        let done = MonoTime::now();
+        self.next.set(done + done.since(self.begun).saturating_mul(REST).clamp(PACE, LONGEST_REST));
     }
 }
 
@@ -190,7 +208,7 @@ impl Host {
         let Some(port) = self.ports.first() else { return Ok(()) };
         while !self.is_settled() {
             self.timer.sleep_until(self.next_change.get()).await;
-            self.next_change.set(MonoTime::now() + PACE);
+            let _change = Change { next: &self.next_change, begun: MonoTime::now() };
             let Settings { offloads, pairs } = self.wanted();
             if self.offloads.get() != Some(offloads) {
                 self.offloads.set(None);

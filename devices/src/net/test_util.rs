@@ -38,6 +38,8 @@ pub(super) struct State {
     /// What the host was told.
     pub(super) offloads: Vec<Offloads>,
     pub(super) pairs: Vec<u16>,
+    /// How many changes of offloads or pairs were begun.
+    pub(super) begun: u64,
     /// Settings wait until this is taken away.
     pub(super) held: bool,
     wakers: Vec<Waker>,
@@ -60,6 +62,7 @@ impl TestHost {
             error: None,
             offloads: Vec::new(),
             pairs: Vec::new(),
+            begun: 0,
             held: false,
             wakers: Vec::new(),
         })))
@@ -143,6 +146,7 @@ impl NetPort for TestPort {
 
     fn set_offloads(&self, accepted: Offloads) -> NetFuture<'_, io::Result<()>> {
         Box::pin(async move {
+            self.host.lock().begun += 1;
             self.host.until(|state| !state.held).await?;
             let mut state = self.host.lock();
             state.offloads.push(accepted);
@@ -152,6 +156,7 @@ impl NetPort for TestPort {
 
     fn set_queue_pairs(&self, active: u16) -> NetFuture<'_, io::Result<()>> {
         Box::pin(async move {
+            self.host.lock().begun += 1;
             self.host.until(|state| !state.held).await?;
             let mut state = self.host.lock();
             state.pairs.push(active);
