@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ringlet::{Console, ConsoleBuffer, MacAddress, NetworkInterface, Resources, VmConfig};
+use ringlet::{MacAddress, NetworkInterface, VmConfig};
 
 use super::{Guest, Host};
 
@@ -102,23 +102,10 @@ pub(crate) fn configured(name: &str, args: &[&str]) -> VmConfig {
 
 /// The guest `http` on that tap, ready: it is 192.0.2.2 and fd00::2.
 pub(crate) fn http(host: &Host, args: &[&str]) -> Guest {
-    let guest = launched(host, &configured("http", &[&["ip=192.0.2.2/24", "ip=fd00::2/64"], args].concat()));
+    let guest =
+        host.bundled_with(configured("http", &[&["ip=192.0.2.2/24", "ip=fd00::2/64"], args].concat()));
     guest.until_printed("ready on port 80");
     guest
-}
-
-/// Launches a guest of ours as soon as its tap is free: the end of the guest before is told before its tap is closed.
-fn launched(host: &Host, config: &VmConfig) -> Guest {
-    let (console, mut made) = (ConsoleBuffer::new(1 << 20), None);
-    super::eventually("the tap is free", || {
-        let resources = Resources { console: Console::Buffer(console.clone()), ..Resources::default() };
-        match host.runtime.launch(config, resources) {
-            Ok(vm) => made = Some(vm),
-            Err(error) => assert!(error.to_string().contains("in use"), "{error}"),
-        }
-        made.is_some()
-    });
-    Guest { vm: made.unwrap(), console }
 }
 
 /// What the guest `http` answers to a request, by curl.

@@ -9,7 +9,8 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::sync::Notify;
@@ -148,8 +149,42 @@ impl Drop for Control {
     /// Closing a tap that is not persistent deletes it, which takes longer than any other call.
     fn drop(&mut self) {
         let queues = mem::take(&mut self.queues);
-        self.helper.run(move || drop(queues));
+        let closing = Closing::begin();
+        self.helper.run(move || {
+            drop(queues);
+            drop(closing);
+        });
     }
+}
+
+/// Taps of this process that somebody has let go of and that are not closed yet.
+static CLOSING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+/// How long whoever wants one of them waits at most: the kernel's lock may be held for long by others.
+const CLOSING_LIMIT: Duration = Duration::from_secs(5);
+
+struct Closing;
+
+impl Closing {
+    fn begin() -> Self {
+        *CLOSING.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        *CLOSING.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        CLOSING.1.notify_all();
+    }
+}
+
+/// Waits until taps are closed that are about to be; false if there is none. Not to be called on a shard.
+pub(super) fn wait_for_closing() -> bool {
+    let closing = CLOSING.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let any = *closing > 0;
+    let waited = CLOSING.1.wait_timeout_while(closing, CLOSING_LIMIT, |closing| *closing > 0);
+    drop(waited);
+    any
 }
 
 impl fmt::Debug for Control {

@@ -1,6 +1,7 @@
 use std::sync::mpsc::channel;
 
 use super::super::testing::{Namespace, wait_until};
+use super::super::{Tap, TapError};
 use super::*;
 
 /// The last wish counts, also if it comes while the kernel is told of the one before and takes it back.
@@ -25,6 +26,24 @@ fn a_wish_that_comes_while_another_is_settled_is_settled_after_it() {
     drop(end);
     wait_until("the second wish", || control.result_of(2) == Some(Ok(())));
     assert_eq!(control.lock().applied.offloads, Offloads::NONE);
+}
+
+/// Whoever ends a VM may start the next one on its tap.
+#[test]
+fn a_tap_that_is_about_to_be_closed_is_waited_for() {
+    let namespace = Namespace::new();
+    let queues = namespace.open("tap0", 1).queues.into_iter().map(Arc::new).collect();
+    let control = Control::new(queues).unwrap();
+    let (end, ended) = channel::<()>();
+    control.helper.run(move || ended.recv().unwrap_or(()));
+    drop(control);
+    let at_once = namespace.enter(|| Tap::try_open("tap0", 1));
+    assert!(matches!(at_once, Err(TapError::InUse { .. })), "{at_once:?}");
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| namespace.enter(|| Tap::open("tap0", 1)));
+        drop(end);
+        assert!(opened.join().unwrap().is_ok());
+    });
 }
 
 /// What the kernel refused is not taken to be so, and may be wished again.

@@ -12,6 +12,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::control::wait_for_closing;
 use super::ioctl::{self, NAME_SIZE, TapFlags};
 use super::tap_error::TapError;
 use super::{HEADER, NetInfo, Offloads};
@@ -43,6 +44,14 @@ impl Tap {
     /// [`TapError`]. Making one, and using one of another user's, takes `CAP_NET_ADMIN`. That somebody else uses it is
     /// always told of a tap with one queue, and of one with several since Linux 6.8.
     pub fn open(name: &str, queue_pairs: u16) -> Result<Self, TapError> {
+        match Self::try_open(name, queue_pairs) {
+            // It may be that of a VM that has just ended.
+            Err(TapError::InUse { .. }) if wait_for_closing() => Self::try_open(name, queue_pairs),
+            result => result,
+        }
+    }
+
+    pub(super) fn try_open(name: &str, queue_pairs: u16) -> Result<Self, TapError> {
         let opening = Opening { name };
         if !is_name(name) {
             return Err(TapError::Name { name: name.to_owned() });
