@@ -12,7 +12,7 @@ use crate::owner::Owner;
 use crate::shard::{Service, Shard, ShardConfig, ShardContext};
 
 /// How long a test waits for what must happen before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes `#[test]`s in modules `uring` and `epoll` of functions that take an [`EngineKind`].
 macro_rules! on_both_engines {
