@@ -205,6 +205,25 @@ fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
     assert_eq!(limited(None, Some(3_500)), 3);
 }
 
+/// A packet that is longer than any guest has room for is refused, so it does not make the others wait as if it had been
+/// sent.
+#[test]
+fn sec_02_nobody_pays_for_what_is_not_moved() {
+    let bytes = TokenBucket::new(100_000, Duration::from_secs(3600));
+    let write = PerUnit { operations: None, bytes: Some(bytes) };
+    let limits = Limits { write, ..Limits::default() };
+    let limiter = LimiterSeed::new(move |cx, _| {
+        Ok(Limiter::levels(cx.timer(), vec![Level::new(&limits, MonoTime::now())?]))
+    });
+    let rig = Options { limiter, ..Options::new(EngineKind::Epoll) };
+    let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
+    bench.write(9, 5, &[1; 256 << 10]);
+    assert_eq!(bench.expect(Op::Reset), (9, 5));
+    let (mut stream, host) = bench.connected();
+    bench.write(7, host, b"not an hour later");
+    assert_eq!(taken(&mut stream, 17), b"not an hour later");
+}
+
 /// Where packets are that come and go many at a time, and how many.
 const AT: u64 = Rig::DATA;
 const BATCH: u32 = 250;
