@@ -18,6 +18,16 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const WINDOWS: [u32; 3] = [64 << 10, 16 << 10, 4 << 10];
 /// What a connection takes besides, with its task and what watches its socket.
 pub(super) const CONNECTION_BYTES: u64 = 2 << 10;
+/// The longest piece in which the kernel takes memory for what is sent to a socket, beyond what it was told to.
+const PIECE: u64 = 8 << 10;
+
+/// Everything that a connection with a window of so many bytes may make the host keep: it, its window, and what the kernel
+/// keeps in its socket. A socket that is told to keep `n` bytes takes `2 * n` (socket(7), `SO_SNDBUF`), and then one more
+/// packet of up to half of that.
+pub(super) fn connection_bytes(window: u32) -> u64 {
+    let window = u64::from(window);
+    CONNECTION_BYTES + window + 3 * window + PIECE
+}
 
 /// VIRTIO_VSOCK_F_STREAM (virtio 1.2, section 5.10.3).
 const F_STREAM: u64 = 1;
@@ -67,11 +77,11 @@ impl VsockOptions {
         ConfigSpace::new(self.cid.to_le_bytes())
     }
 
-    /// What such a device takes of the host's memory. A connection's room for what its host's end does not take is
-    /// counted when the connection is made, because that is when the guest is promised it.
+    /// What such a device takes of the host's memory. A connection's room for what its host's end does not take, its socket's
+    /// included, is counted when the connection is made, because that is when the guest is promised it.
     pub fn memory(&self) -> DeviceMemory {
         let [window, ..] = WINDOWS;
-        let connections = u64::from(self.connections()) * (CONNECTION_BYTES + u64::from(window));
+        let connections = u64::from(self.connections()) * connection_bytes(window);
         let answers = (2 * REPLIES * HEADER.next_multiple_of(16)) as u64;
         DeviceMemory::of_chains(&self.identity()).and(GREETINGS_BYTES + answers, connections)
     }

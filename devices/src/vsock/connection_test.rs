@@ -8,7 +8,7 @@ use ringlet_metrics::{ConnectionResult, RequestKind, RequestStatus, ResetReason}
 
 use super::*;
 use crate::testing::{Options, PATIENCE, wait_until};
-use crate::vsock::config::{CONNECTION_BYTES, WINDOWS};
+use crate::vsock::config::{CONNECTION_BYTES, WINDOWS, connection_bytes};
 use crate::vsock::test_util::*;
 use crate::vsock::{VsockOptions, VsockSource};
 
@@ -197,7 +197,7 @@ fn sec_02_a_connection_takes_what_was_counted_for_it() {
         6 * size_of::<Connection>() < CONNECTION_BYTES as usize,
         "with its place in two tables, and its task"
     );
-    let buffers = Buffers::new(2 * (CONNECTION_BYTES + u64::from(WINDOWS[0])) + 6000 + 2 * CONNECTION_BYTES);
+    let buffers = Buffers::new(2 * connection_bytes(WINDOWS[0]) + connection_bytes(WINDOWS[2]) + 2000);
     let rig = Options { buffers: buffers.clone(), ..Options::new(EngineKind::Epoll) };
     let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
     let mut windows = Vec::new();

@@ -41,6 +41,11 @@ impl Credit {
         Self { window, received: 0, passed_on: 0, told: 0, sent: 0, taken: 0, room: 0 }
     }
 
+    /// Room here, in bytes.
+    pub(super) const fn window(&self) -> u32 {
+        self.window
+    }
+
     /// Takes over what the guest says with every packet. Packets may overtake each other in a guest, so an older count
     /// changes nothing.
     pub(super) fn hear(&mut self, buf_alloc: u32, fwd_cnt: u32) -> Result<(), Lie> {

@@ -12,7 +12,7 @@ use ringlet_io::Held;
 use ringlet_io::unix::Stream;
 use ringlet_metrics::ConnectionResult;
 
-use super::config::{CONNECTION_BYTES, WINDOWS};
+use super::config::{WINDOWS, connection_bytes};
 use super::connection::{Caller, Connection, Phase};
 use super::host::ConnectError;
 use super::packet::{Header, Op};
@@ -26,7 +26,7 @@ impl Switch {
         if self.table.borrow().is_full(self.retiring.count()) {
             return None;
         }
-        let take = |window: u32| Some((window, self.buffers.try_take(CONNECTION_BYTES + u64::from(window))?));
+        let take = |window: u32| Some((window, self.buffers.try_take(connection_bytes(window))?));
         WINDOWS.into_iter().find_map(take)
     }
 
@@ -44,13 +44,21 @@ impl Switch {
         id
     }
 
+    /// Gives a connection its socket, which keeps no more than is counted for it.
+    fn give(&self, connection: &mut Connection, stream: Stream) {
+        if let Err(error) = stream.keep_at_most(connection.credit.window()) {
+            self.fail("what a socket keeps cannot be bounded", &error);
+        }
+        connection.stream = Some(Rc::new(stream));
+    }
+
     /// A connection from port 9 of a guest that takes all there is.
     #[cfg(test)]
     pub(super) fn open_for_test(self: &Rc<Self>, stream: Stream) {
         let Some((window, held)) = self.admit() else { return };
         let host = self.table.borrow_mut().free_port(9);
         let mut connection = Connection::new(Pair { guest: 9, host }, Phase::Open, window, held);
-        connection.stream = Some(Rc::new(stream));
+        self.give(&mut connection, stream);
         assert_eq!(connection.credit.hear(u32::MAX, 0), Ok(()));
         self.insert(connection, None);
     }
@@ -79,7 +87,7 @@ impl Switch {
         let host = self.table.borrow_mut().free_port(port);
         let pair = Pair { guest: port, host };
         let mut connection = Connection::new(pair, Phase::Requested(caller), window, held);
-        connection.stream = Some(Rc::new(stream));
+        self.give(&mut connection, stream);
         self.insert(connection, Some(Op::Request));
     }
 
@@ -112,7 +120,7 @@ impl Switch {
                     let Ok(mut connection) = connection(Phase::Open) else {
                         return Some(ConnectionResult::Failed);
                     };
-                    connection.stream = Some(Rc::new(stream));
+                    self.give(&mut connection, stream);
                     self.insert(connection, Some(Op::Response));
                     Some(ConnectionResult::Established)
                 }
@@ -152,7 +160,7 @@ impl Switch {
         let is_watched = match stream {
             Ok(stream) => {
                 connection.phase = Phase::Open;
-                connection.stream = Some(Rc::new(stream));
+                self.give(connection, stream);
                 connection.owe(Op::Response);
                 self.result(ConnectionResult::Established);
                 true

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::io::Interest;
 
@@ -36,6 +37,17 @@ impl Stream {
         refuse_rights(&fd)?;
         let fd = Arc::new(fd);
         Ok(Self { watch: Watch::both(Arc::clone(&fd))?, fd })
+    }
+
+    /// Has the kernel keep at most `bytes` of what is sent and not received yet, and as much again for its own purposes
+    /// (socket(7), `SO_SNDBUF`); what is above that is not taken at first. It takes one packet more than it is told, and never
+    /// keeps less than some 2 KiB.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn keep_at_most(&self, bytes: u32) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok(set_socket_send_buffer_size(&self.fd, bytes)?)
     }
 
     /// Ready when there may be something to receive, the end included. The last one to ask is woken.

@@ -13,6 +13,7 @@ on_both_engines!(
     what_is_full_or_empty_is_told_and_waited_for,
     each_direction_ends_by_itself,
     what_was_peeked_is_still_there,
+    sec_02_what_nobody_receives_is_bounded,
 );
 
 fn ram() -> GuestRam {
@@ -109,5 +110,20 @@ fn what_was_peeked_is_still_there(engine: EngineKind) {
         assert_eq!(stream.receive_bytes(&mut bytes, false).unwrap(), Some(1));
         assert_eq!(&bytes[..1], b"b");
         assert_eq!(stream.receive_bytes(&mut bytes, false).unwrap(), None);
+    });
+}
+
+fn sec_02_what_nobody_receives_is_bounded(engine: EngineKind) {
+    on_shard(engine, |_| async {
+        for bound in [4 << 10, 16 << 10, 64 << 10] {
+            let (stream, _peer) = pair();
+            stream.keep_at_most(bound).unwrap();
+            let mut kept = 0;
+            while let Some(count) = stream.send_bytes(&[7; 1 << 20]).unwrap() {
+                kept += count;
+            }
+            let most = 3 * bound as usize;
+            assert!((bound as usize / 4..=most).contains(&kept), "{kept} bytes of {bound}");
+        }
     });
 }
