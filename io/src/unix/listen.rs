@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, RenameFlags, Stat, lstat, rename, renameat_with, unlink};
+use rustix::fs::{CWD, FileType, RenameFlags, Stat, lstat, renameat_with, unlink};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio, retry_on_intr};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{
@@ -238,17 +238,54 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError
             Answer::Somebody => return Err(ListenError::InUse { path: path.to_owned() }),
         }
     }
-    let aside = aside(path)?;
-    match rename(path, &aside) {
+    put_aside(path, &aside(path)?)
+}
+
+/// Puts what is at `path` aside, and removes it if it is a socket at which nobody listens; else puts it back.
+fn put_aside(path: &Path, aside: &Path) -> Result<(), ListenError> {
+    let refused =
+        |call| move |error: Errno| ListenError::Path { path: path.to_owned(), call, source: error.into() };
+    match move_to(path, aside) {
         Err(Errno::NOENT) => return Ok(()),
         result => result.map_err(refused("rename"))?,
     }
-    let found = SocketAddrUnix::new(&aside).map_err(refused("as an address"));
-    if let Ok(Answer::Nobody) = found.and_then(|address| answer(&address)) {
-        return unlink(&aside).map_err(refused("unlink"));
+    let why = match left_behind(aside) {
+        Ok(Some(socket)) => {
+            // Whoever may write the folder may also change it at any time; what is not what was looked at stays.
+            let is_same = lstat(aside).is_ok_and(|stat| identity(&stat) == socket);
+            if is_same {
+                return unlink(aside).map_err(refused("unlink"));
+            }
+            ListenError::InUse { path: path.to_owned() }
+        }
+        Ok(None) => ListenError::InUse { path: path.to_owned() },
+        Err(error) => error,
+    };
+    move_to(aside, path).map_err(refused("rename back"))?;
+    Err(match why {
+        ListenError::NotASocket { .. } => ListenError::NotASocket { path: path.to_owned() },
+        why => why,
+    })
+}
+
+/// Renames a file, and replaces none.
+fn move_to(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+}
+
+/// The identity of a socket at which nobody listens; `None`: somebody does.
+fn left_behind(path: &Path) -> Result<Option<(u64, u64)>, ListenError> {
+    let refused =
+        |call| move |error: Errno| ListenError::Path { path: path.to_owned(), call, source: error.into() };
+    let stat = lstat(path).map_err(refused("lstat"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(ListenError::NotASocket { path: path.to_owned() });
     }
-    renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE).map_err(refused("rename back"))?;
-    Err(ListenError::InUse { path: path.to_owned() })
+    let address = SocketAddrUnix::new(path).map_err(refused("as an address"))?;
+    Ok(match answer(&address)? {
+        Answer::Nobody => Some(identity(&stat)),
+        Answer::Somebody | Answer::Gone => None,
+    })
 }
 
 /// A name beside `path` that nobody else has, and that is no longer where it can be.

@@ -102,6 +102,25 @@ fn what_is_no_socket_is_never_removed() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
+/// Somebody replaces a socket that was left behind, after it was looked at: connecting to a file is refused like connecting
+/// to a socket without a listener.
+#[test]
+fn sec_07_what_took_the_place_of_a_socket_is_never_removed() {
+    let (folder, path) = folder();
+    let aside = folder.path().join("aside");
+    fs::write(&path, "precious").unwrap();
+    assert!(matches!(put_aside(&path, &aside), Err(ListenError::NotASocket { path: told }) if told == path));
+    assert_eq!((fs::read_to_string(&path).unwrap(), names(&folder).len()), ("precious".to_owned(), 1));
+    fs::remove_file(&path).unwrap();
+    drop(UnixListener::bind(&path).unwrap());
+    fs::write(&aside, "precious").unwrap();
+    assert!(matches!(put_aside(&path, &aside), Err(ListenError::Path { call: "rename", .. })));
+    assert_eq!(fs::read_to_string(&aside).unwrap(), "precious", "a name that somebody has is not taken");
+    fs::remove_file(&aside).unwrap();
+    put_aside(&path, &aside).unwrap();
+    assert_eq!(names(&folder), [""; 0]);
+}
+
 #[test]
 fn a_file_that_somebody_else_put_there_is_not_removed() {
     let (folder, path) = folder();
