@@ -1,7 +1,7 @@
 //! The socket device of a VM, in Firecracker's words (`vsock`); what it has no words for stands under `ringlet`.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ringlet_io::limiter::Limits;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,8 @@ pub struct Vsock {
     pub guest_cid: Option<u32>,
     /// Where the host listens: a Unix stream socket, made with the VM and removed with it. Whoever connects and writes
     /// `CONNECT <port>\n` is connected to that port of the guest, after `OK <host port>\n`. A connection of the guest to a port
-    /// of the host goes to the socket at this path with `_<port>` behind it. At most [`MAX_UDS_PATH`] bytes.
+    /// of the host goes to the socket at this path with `_<port>` behind it. At most [`MAX_UDS_PATH`] bytes. A socket that is
+    /// made cannot have such a name itself: the guest of a VM whose path is the front of it could connect to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uds_path: Option<PathBuf>,
     /// What Firecracker has no words for.
@@ -129,6 +130,14 @@ impl Vsock {
                 let rule = format!("{} has {len} bytes, not 1 to {MAX_UDS_PATH}", path.display());
                 return Err(Error::config("uds_path", rule));
             }
+            if self.ringlet.fd.is_none() && is_of_a_port(path) {
+                let rule = format!(
+                    "{} ends like the socket of a host's port (`_` and a number), which the guest of another VM could reach; \
+                     give it another name",
+                    path.display()
+                );
+                return Err(Error::config("uds_path", rule));
+            }
         }
         let VsockExtras { fd, max_connections, rx_rate_limiter, tx_rate_limiter } = self.ringlet;
         if fd.is_some_and(|fd| fd < 0) {
@@ -144,6 +153,16 @@ impl Vsock {
             valid.map_err(|why| Error::config(field, format!("of vsock: {why}")))
         })
     }
+}
+
+/// Whether a path may be that of a port of the host: another socket's path with `_<port>` behind it.
+fn is_of_a_port(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let digits = name.rsplit(|byte| *byte == b'_').next().filter(|digits| digits.len() < name.len());
+    digits.and_then(|digits| str::from_utf8(digits).ok()).is_some_and(|digits| {
+        // As the number is written, that is: without a sign or a zero in front.
+        digits.parse::<u32>().is_ok_and(|port| port.to_string() == digits)
+    })
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ fn sec_07_what_cannot_be_is_refused() {
         (r#"{"guest_cid":-1}"#, "u32"),
         (r#"{"uds_path":""}"#, "uds_path"),
         (&long, "1 to 107"),
+        (r#"{"uds_path":"/run/vm_2"}"#, "ends like the socket of a host's port"),
         (r#"{"ringlet":{"fd":-1}}"#, "fd"),
         (r#"{"ringlet":{"max_connections":0}}"#, "max_connections"),
         (r#"{"ringlet":{"max_connections":10001}}"#, "1..=10000"),
@@ -62,4 +63,18 @@ fn no_other_device_has_its_name() {
     let drive = crate::Drive::null(VSOCK_ID, 512);
     let error = VmConfig::new("hello").drive(drive).validate().unwrap_err().to_string();
     assert!(error.contains("another device"), "{error}");
+}
+
+/// The guest of a VM at `/run/vm` is connected to `/run/vm_2` when it asks for port 2.
+#[test]
+fn sec_07_no_vm_listens_where_the_guest_of_another_is_connected_to() {
+    for path in ["/run/vm_0", "vm_2", "_7", "a_b_4294967295", "a__1", "vm_2/"] {
+        assert!(is_of_a_port(path.as_ref()), "{path}");
+        assert!(Vsock::new().uds(path).fd(3).validate().is_ok(), "nothing is made at {path}");
+    }
+    // What is no port as it is written is nobody's; so is each path of many VMs.
+    for path in ["vm", "vm2", "vm_2.sock", "vm_02", "vm_+2", "vm_", "vm_4294967296", "vm_2-1", "/a_2/vm", "2"]
+    {
+        assert!(Vsock::new().uds(path).validate().is_ok(), "{path}");
+    }
 }
