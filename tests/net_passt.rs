@@ -159,7 +159,7 @@ fn sec_03_a_guest_does_not_reach_what_listens_on_loopback_addresses() {
     for address in ["127.0.0.1", "0.0.0.1"] {
         let args = ["run", "netbench", "--net", "passt", "--", "tcp-send", "--to", address, "--port", &port];
         let mut vm = Running::start(&mut ringlet(&args));
-        vm.until_said(&format!("IPv4 to {address}"));
+        vm.until_said(&format!("IP to {address}"));
         assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
 }
