@@ -1,8 +1,10 @@
 //! The network interfaces of a VM: how the host's side of each is opened, and the device made.
 
+use std::os::fd::{AsRawFd, RawFd};
+
 use ringlet_devices::net::{Filter, Mac, NetDevice, NetOptions};
 use ringlet_devices::virtio::{DeviceMemory, VirtioDevice};
-use ringlet_io::net::{MAX_PACKET, NetSource, Socket, Tap, duplicate};
+use ringlet_io::net::{MAX_PACKET, NetSource, Socket, SocketError, Tap, TapError, duplicate};
 use ringlet_io::{Owner, ShardContext};
 use ringlet_metrics::DeviceKind;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -92,12 +94,33 @@ fn open(config: &NetworkInterface) -> Result<NetSource> {
         duplicate(*fd).map_err(refused)
     };
     let mut fds = extras.fds.iter().map(descriptor).collect::<Result<Vec<_>>>()?;
+    // Whoever gave the descriptors does not know the copies' numbers.
+    let copies: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let name_given = |number: &mut RawFd| {
+        let given = copies.iter().zip(&extras.fds).find(|(copy, _)| **copy == *number);
+        *number = given.map_or(*number, |(_, given)| *given);
+    };
     if fds.len() == 1
         && let Some(fd) = fds.pop_if(|fd| rustix::net::sockopt::socket_domain(fd).is_ok())
     {
-        return Ok(NetSource::Socket(Socket::from_fd(fd)?));
+        let socket = Socket::from_fd(fd).map_err(|mut error| {
+            if let SocketError::NotUsable { number, .. } = &mut error {
+                name_given(number);
+            }
+            error
+        });
+        return Ok(NetSource::Socket(socket?));
     }
-    Ok(NetSource::Tap(Tap::from_fds(fds)?))
+    let tap = Tap::from_fds(fds).map_err(|mut error| {
+        if let TapError::NotATap { number, .. }
+        | TapError::Flag { number, .. }
+        | TapError::TwoTaps { number, .. } = &mut error
+        {
+            name_given(number);
+        }
+        error
+    });
+    Ok(NetSource::Tap(tap?))
 }
 
 fn filter(mac: Mac, pinned: &AntiSpoof) -> Filter {

@@ -1,3 +1,5 @@
+use std::fs::File;
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 
@@ -26,5 +28,23 @@ fn sec_01_guests_of_tenants_send_from_their_own_ethernet_address_only() {
         let filter = filter_of(Some(Pinning::On(addresses.clone())), is_tenants);
         assert_eq!((filter.mac, &filter.ipv4), (own, &addresses.ipv4));
         assert!(filter.no_loopback, "as on every socket");
+    }
+}
+
+#[test]
+fn descriptors_that_cannot_be_used_are_called_by_the_numbers_that_were_given() {
+    let refused = |fds: &[RawFd]| {
+        let interface = NetworkInterface::fds("net0", fds.iter().copied());
+        open(&interface).err().map(|error| error.to_string()).unwrap()
+    };
+    let (file, socket) = (File::open("/dev/null").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (file, socket) = (file.as_raw_fd(), socket.as_raw_fd());
+    for (given, told) in [
+        (vec![file], format!("descriptor {file}: not attached to a tap")),
+        (vec![socket], format!("descriptor {socket}: it is no Unix socket")),
+        (vec![socket, file], format!("descriptor {socket}: not attached to a tap")),
+    ] {
+        let error = refused(&given);
+        assert!(error.contains(&told), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ringlet_devices::virtio::{DeviceMemory, VirtioDevice};
 use ringlet_devices::vsock::{VsockDevice, VsockHandle, VsockOptions, VsockSource};
 use ringlet_io::net::duplicate;
-use ringlet_io::unix::{Listener, SocketFile};
+use ringlet_io::unix::{ListenError, Listener, SocketFile};
 use ringlet_io::{Owner, ShardContext};
 use ringlet_metrics::DeviceKind;
 
@@ -76,9 +76,20 @@ fn listener(config: &Vsock) -> Result<(Option<Listener>, Option<SocketFile>)> {
         let refused =
             |error| Error::config("fd", format!("of vsock: descriptor {fd} cannot be used: {error}"));
         let copy = duplicate(fd).map_err(refused)?;
-        return Ok((Some(Listener::from_fd(copy)?), None));
+        let listener = Listener::from_fd(copy).map_err(|mut error| {
+            // Whoever gave the descriptor does not know the copy's number.
+            if let ListenError::NotUsable { number, .. } = &mut error {
+                *number = fd;
+            }
+            error
+        })?;
+        return Ok((Some(listener), None));
     }
     let Some(path) = &config.uds_path else { return Ok((None, None)) };
     let (listener, file) = Listener::bind(path)?;
     Ok((Some(listener), Some(file)))
 }
+
+#[cfg(test)]
+#[path = "vsock_test.rs"]
+mod tests;
