@@ -44,6 +44,12 @@ pub(super) fn parse(text: &str) -> Result<NetArg, String> {
         seen.push(key);
         apply(&mut interface, key, value)?;
     }
+    let is_free = text.split(',').any(|option| matches!(option, "anti_spoof=off" | "anti_spoof=false"));
+    if is_free && (seen.contains(&"ipv4") || seen.contains(&"ipv6")) {
+        return Err(
+            "anti_spoof=off lets the guest send from any address: leave it out, or ipv4 and ipv6".into()
+        );
+    }
     let sides = seen.iter().filter(|key| matches!(**key, "tap" | "fd" | "socket" | "passt")).count();
     match sides {
         0 => Err("what is the host's side? Say tap=NAME, fd=N, socket=PATH or passt".into()),
