@@ -207,6 +207,10 @@ on_both_engines! {
         until_something_waits(&guest, "data");
         let error = guest.vm.set_rate_limiter("other", limiter).await.unwrap_err().to_string();
         assert!(error.contains("no device \"other\""), "{error}");
+        let error = guest.vm.set_rate_limiter(DISKS, limiter).await.unwrap_err().to_string();
+        assert!(error.contains("no device \"vm.disk\""), "{error}");
+        let error = guest.vm.set_net_rate_limiters("data", limiter, limiter).await.unwrap_err().to_string();
+        assert!(error.contains("no network interface and no socket device"), "{error}");
         // What it does not name stays.
         guest.vm.set_rate_limiter("data", RateLimiter::bytes(1 << 30)).await.unwrap();
         assert_eq!(reading(&guest, "data").operations, 1);
@@ -220,6 +224,9 @@ on_both_engines! {
     async fn a_vm_without_limits_can_be_given_some_and_lose_them_again(host: Host) {
         let guest = host.bundled_with(reader([null(None)], 1_000_000_000).timeout(Duration::from_secs(3600)));
         guest.until_printed("depth 64");
+        let weight = DiskLimits { weight: Some(300), ..DiskLimits::default() };
+        let error = guest.vm.set_limits(LimitsConfig::default().disk(weight)).await.unwrap_err().to_string();
+        assert!(error.contains("give the VM a tenant"), "{error}");
         guest.vm.set_limits(reads(1)).await.unwrap();
         until_something_waits(&guest, DISKS);
         guest.vm.set_limits(reads(1_000_000_000)).await.unwrap();

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{CONSOLE_ID, LimitsConfig, RateLimiter};
 use crate::console::ConsoleInput;
+use crate::devices::throttle::Limitable;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Reply, VmCommand};
 use crate::machine::Phases;
@@ -22,6 +23,8 @@ pub(crate) struct Identity {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) metrics: Arc<VmMetrics>,
+    /// What its limits can be for.
+    pub(crate) limitable: Limitable,
 }
 
 /// The host's ends of a VM's input.
@@ -59,6 +62,7 @@ pub struct Vm {
     commands: mpsc::UnboundedSender<VmCommand>,
     status: Arc<VmStatus>,
     metrics: Arc<VmMetrics>,
+    limitable: Limitable,
     inputs: Inputs,
 }
 
@@ -69,8 +73,8 @@ impl Vm {
         status: Arc<VmStatus>,
         inputs: Inputs,
     ) -> Self {
-        let Identity { id, name, metrics } = identity;
-        Self { id, name, commands, status, metrics, inputs }
+        let Identity { id, name, metrics, limitable } = identity;
+        Self { id, name, commands, status, metrics, limitable, inputs }
     }
 
     /// The VM's identifier, unique in its runtime.
@@ -184,10 +188,15 @@ impl Vm {
     }
 
     /// Changes what the VM may use of the host, in any state before its end; what `limits` leaves out is not limited any
-    /// more. Returns when the new limits hold. An error, and no change, if a value is out of range, or takes a privilege
-    /// that this process does not have: a larger `cpu.weight` than the present one does.
+    /// more. Returns when the new limits hold.
+    ///
+    /// # Errors
+    /// And no change: a value is out of range, or takes a privilege that this process does not have (a larger `cpu.weight`
+    /// than the present one does); limits of devices that the VM does not have; a weight of one that has no tenant.
+    /// [`Error::State`]: the VM has ended.
     pub async fn set_limits(&self, limits: LimitsConfig) -> Result<()> {
         limits.validate()?;
+        self.limitable.check(&limits)?;
         self.command("be limited", |reply| VmCommand::SetLimits(Box::new(limits), reply)).await
     }
 
@@ -200,8 +209,12 @@ impl Vm {
         self.command("be limited", |reply| VmCommand::LimitDevice { device, change, reply }).await
     }
 
-    /// Changes what one network interface, or the socket device (`vsock0`), may receive and send, as [`Vm::set_rate_limiter`] does what it does of both
-    /// together.
+    /// Changes what one network interface (its `iface_id`), or the socket device (`vsock0`), may receive and what it may send,
+    /// in any state before the VM's end; buckets change as by [`Vm::set_rate_limiter`]. Returns when the new limits hold.
+    ///
+    /// # Errors
+    /// [`Error::Config`]: a bucket is out of range, or there is no such device, or it neither receives nor sends (a disk).
+    /// [`Error::State`]: the VM has ended.
     pub async fn set_net_rate_limiters(
         &self,
         iface_id: &str,
@@ -210,6 +223,11 @@ impl Vm {
     ) -> Result<()> {
         for (field, limiter) in [("rx_rate_limiter", received), ("tx_rate_limiter", sent)] {
             limiter.validate().map_err(|reason| Error::config(field, reason))?;
+        }
+        let has_no_directions = |kind| !matches!(kind, DeviceKind::Net | DeviceKind::Vsock);
+        if self.kind_of(iface_id).is_some_and(has_no_directions) {
+            let rule = format!("{iface_id:?} is no network interface and no socket device");
+            return Err(Error::config("iface_id", rule));
         }
         let device = iface_id.to_owned();
         let change =
@@ -222,8 +240,7 @@ impl Vm {
     /// taken up again, but fails again if that is gone. Returns when the VM has taken the order; an error if there is no
     /// such interface.
     pub async fn set_link(&self, iface_id: &str, up: bool) -> Result<()> {
-        let devices = self.metrics.live_devices();
-        if devices.iter().any(|device| device.id() == iface_id && device.kind() != DeviceKind::Net) {
+        if self.kind_of(iface_id).is_some_and(|kind| kind != DeviceKind::Net) {
             return Err(Error::config("iface_id", format!("{iface_id:?} is no network interface")));
         }
         let device = iface_id.to_owned();
@@ -253,6 +270,11 @@ impl Vm {
             // This handle keeps the sender alive, and `wait_for` has seen a value.
             Ok(None) | Err(_) => Arc::new(Outcome::Failed { error: "the VM's task is gone".into() }),
         }
+    }
+
+    /// `None` if there is no such device, or the VM has ended.
+    fn kind_of(&self, device: &str) -> Option<DeviceKind> {
+        self.metrics.live_devices().iter().find(|live| live.id() == device).map(|live| live.kind())
     }
 
     async fn command(&self, operation: &'static str, command: impl FnOnce(Reply) -> VmCommand) -> Result<()> {

@@ -25,6 +25,7 @@ use crate::config::{HugePages, VmConfig};
 use crate::console::{Console, ConsoleParts};
 use crate::cpu::{self, CpuLimiter};
 use crate::devices::WorkerSeed;
+use crate::devices::throttle::Limitable;
 use crate::error::{Error, Result};
 use crate::kvm::vm::{IOAPIC_PINS, VmFds};
 use crate::lifecycle::{Life, VmCommand, VmTask};
@@ -245,7 +246,9 @@ impl<'a> Plan<'a> {
             tenant: self.config.ringlet.tenant.as_ref().map(|tenant| tenant.name.clone()).unwrap_or_default(),
         });
         metrics.register_buffers(self.buffers.account().source());
-        Identity { id, name, metrics }
+        let shared = self.runtime.tenants.shared(self.tenant.as_ref());
+        let limitable = Limitable::of(self.config, &shared);
+        Identity { id, name, metrics, limitable }
     }
 
     /// Makes the vCPU threads, which prepare themselves while the image is loaded.

@@ -32,7 +32,7 @@ use crate::config::{
     Volatile, device_count,
 };
 use crate::console::{Console, ConsoleInput, ConsoleParts};
-use crate::devices::throttle::{self, DISKS, DeviceLimits, NETS, Together};
+use crate::devices::throttle::{self, DISKS, DeviceLimits, Limitable, NETS, Together};
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
 use crate::kvm::vm::VmFds;
@@ -122,7 +122,8 @@ impl Virtio {
         shared: &SharedLimits,
         cids: &Arc<Cids>,
     ) -> Result<Self> {
-        let (disks, nets) = together(config, shared)?;
+        Limitable::of(config, shared).check(&config.ringlet.limits)?;
+        let (disks, nets) = together(config, shared);
         let mut devices = drives(config).map(|drive| open_disk(drive, &disks)).collect::<Result<Vec<_>>>()?;
         for interface in &config.network_interfaces {
             devices.push(Planned::Net(Interface::open(interface, config.ringlet.tenant.is_some(), &nets)?));
@@ -210,22 +211,12 @@ impl Planned {
 }
 
 /// What limits all disks together, and what all interfaces.
-fn together(config: &VmConfig, shared: &SharedLimits) -> Result<(Together, Together)> {
+fn together(config: &VmConfig, shared: &SharedLimits) -> (Together, Together) {
     let LimitsConfig { disk, net, .. } = &config.ringlet.limits;
     let SharedLimits { disks, nets } = shared;
-    for (field, weight, shared) in
-        [("limits.disk.weight", disk.weight, disks), ("limits.net.weight", net.weight, nets)]
-    {
-        if let (Some(weight), None) = (weight, shared) {
-            let rule = format!(
-                "{weight}, but the VM has no tenant, and the runtime no limit, with others to share it"
-            );
-            return Err(Error::config(field, rule));
-        }
-    }
     let of =
         |name, limits, weight, shared: &Option<_>| Together { name, limits, weight, shared: shared.clone() };
-    Ok((of(DISKS, disk.limits(), disk.weight(), disks), of(NETS, net.limits(), net.weight(), nets)))
+    (of(DISKS, disk.limits(), disk.weight(), disks), of(NETS, net.limits(), net.weight(), nets))
 }
 
 /// Opens what a disk needs: its file, on a description of its own, locked. `together`: limits of all disks.

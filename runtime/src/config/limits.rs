@@ -243,7 +243,7 @@ impl CpuLimits {
 }
 
 impl DiskLimits {
-    fn is_default(&self) -> bool {
+    pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 

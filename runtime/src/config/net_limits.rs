@@ -45,7 +45,7 @@ impl NetRates {
 }
 
 impl NetLimits {
-    pub(super) fn is_default(&self) -> bool {
+    pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 

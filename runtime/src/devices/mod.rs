@@ -71,10 +71,12 @@ impl Devices {
         Self { workers, owner: owner.clone(), activity: Cell::new(Activity::Running) }
     }
 
-    /// Changes the limits of a device, or of [`throttle::DISKS`] or [`throttle::NETS`]: what `change` does not name stays. `Ok(false)` if
-    /// there is nothing of that name.
-    pub(crate) fn limit(&self, name: &str, change: &Limits) -> Result<bool, LimitError> {
-        throttle::change(&self.owner, name, change)
+    /// Changes the limits of a device: what `change` does not name stays. `Ok(false)` if there is none of that name.
+    pub(crate) fn limit(&self, device: &str, change: &Limits) -> Result<bool, LimitError> {
+        if self.workers.iter().all(|worker| worker.id() != device) {
+            return Ok(false);
+        }
+        throttle::change(&self.owner, device, change)
     }
 
     /// Gives all disks together, and all network interfaces, these limits and no others.

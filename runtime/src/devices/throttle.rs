@@ -7,7 +7,9 @@
 use ringlet_io::limiter::{Level, LimitError, Limits, Shared};
 use ringlet_io::{Limiter, LimiterSeed, MonoTime, Owner, ShardContext};
 
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, VmConfig};
+use crate::error::{Error, Result};
+use crate::tenants::SharedLimits;
 
 /// The level of all disks of a VM. No device has a name with a dot.
 pub(crate) const DISKS: &str = "vm.disk";
@@ -34,6 +36,53 @@ pub(crate) struct Together {
     pub(crate) weight: u32,
     /// What all of them of its tenant, or of the host, have together.
     pub(crate) shared: Option<Shared>,
+}
+
+/// What limits of a VM's can be for: what cannot do anything is refused, when the VM is made and later.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limitable {
+    /// Whether it has disks, ...
+    disks: bool,
+    /// ... or network interfaces.
+    nets: bool,
+    /// Whether it shares what its disks may use with others, ...
+    shares_disks: bool,
+    /// ... and what its interfaces may.
+    shares_nets: bool,
+}
+
+impl Limitable {
+    pub(crate) fn of(config: &VmConfig, shared: &SharedLimits) -> Self {
+        Self {
+            disks: !config.drives.is_empty(),
+            nets: !config.network_interfaces.is_empty(),
+            shares_disks: shared.disks.is_some(),
+            shares_nets: shared.nets.is_some(),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Config`]: a weight of a VM that shares nothing, or limits of devices that it does not have.
+    pub(crate) fn check(self, limits: &LimitsConfig) -> Result<()> {
+        let LimitsConfig { disk, net, .. } = limits;
+        let alone = |weight, remedy| format!("{weight}, but the VM has no tenant{remedy} (`--tenant NAME`)");
+        if let (Some(weight), false) = (disk.weight, self.shares_disks) {
+            let remedy = ", and the runtime no limit, with others to share it: give the VM a tenant";
+            return Err(Error::config("limits.disk.weight", alone(weight, remedy)));
+        }
+        if let (Some(weight), false) = (net.weight, self.shares_nets) {
+            let remedy = " with others to share its limits: give the VM a tenant";
+            return Err(Error::config("limits.net.weight", alone(weight, remedy)));
+        }
+        if !disk.is_default() && !self.disks {
+            return Err(Error::config("limits.disk", "the VM has no disk: leave them out, or give it one"));
+        }
+        if !net.is_default() && !self.nets {
+            let rule = "the VM has no network interface: leave them out, or give it one";
+            return Err(Error::config("limits.net", rule));
+        }
+        Ok(())
+    }
 }
 
 /// The levels that a VM's limits are for, with its weight at each.
@@ -107,3 +156,7 @@ pub(crate) fn limit_all(owner: &Owner, config: &LimitsConfig) -> Result<(), Limi
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "throttle_test.rs"]
+mod tests;
