@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use ringlet::{CpuMax, Vm, VmConfig};
+use ringlet::{CpuMax, VSOCK_ID, Vm, VmConfig};
 use ringlet_metrics::{BufferReading, LimiterReading, LimiterTokens};
 
 /// The level of all network interfaces.
@@ -26,9 +26,8 @@ pub(super) fn of(vm: &Vm, config: &VmConfig, time: Duration) -> String {
     let limiters = metrics.limiters();
     let limited: Vec<_> = limiters.iter().filter(|(_, reading)| !reading.tokens.is_empty()).collect();
     for (name, reading) in &limited {
-        let is_net = name == NETS || config.network_interfaces.iter().any(|it| it.iface_id == *name);
         let line = limiter(name, reading, time);
-        text.push_str(&if is_net { in_words_of_networks(&line) } else { line });
+        text.push_str(&if has_directions(name, config) { in_words_of_networks(&line) } else { line });
     }
     if let (Some(max), Some(reading)) = (limits.buffers.max, metrics.buffers()) {
         text.push_str(&buffers(max, &reading));
@@ -37,6 +36,12 @@ pub(super) fn of(vm: &Vm, config: &VmConfig, time: Duration) -> String {
         text.push_str("  none\n");
     }
     text
+}
+
+/// Whether what a level limits is received and sent, in packets.
+fn has_directions(level: &str, config: &VmConfig) -> bool {
+    let is_interface = || config.network_interfaces.iter().any(|it| it.iface_id == level);
+    level == NETS || level == VSOCK_ID || is_interface()
 }
 
 fn cpu(
@@ -103,6 +108,17 @@ fn rate(tokens: &LimiterTokens) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_and_sockets_receive_and_send() {
+        let interface = ringlet::NetworkInterface::tap("eth0", "tap0");
+        let config = VmConfig::new("http").network_interface(interface);
+        for (level, expected) in
+            [("vm.net", true), ("eth0", true), ("vsock0", true), ("vm.disk", false), ("rng0", false)]
+        {
+            assert_eq!(has_directions(level, &config), expected, "{level}");
+        }
+    }
 
     #[test]
     fn a_limit_is_told_with_what_came_of_it() {
