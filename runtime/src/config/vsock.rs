@@ -50,7 +50,8 @@ firecracker::known_to_firecracker!(Vsock, firecracker::VSOCK);
 #[serde(deny_unknown_fields, default)]
 pub struct VsockExtras {
     /// A descriptor of this process instead of a socket that is made: a Unix stream socket that listens. With
-    /// `uds_path`, that is only where the guest's connections go.
+    /// `uds_path`, that is only where the guest's connections go. It stays open, but becomes close-on-exec, and what is open
+    /// there, for whoever else has it, non-blocking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd: Option<i32>,
     /// Most connections at once, 1 to [`MAX_CONNECTIONS`].
@@ -83,21 +84,22 @@ impl Vsock {
         self
     }
 
-    /// A listening Unix stream socket of this process, which stays open.
+    /// A listening Unix stream socket of this process, which stays open, but becomes close-on-exec; what is open there, for
+    /// whoever else has it, becomes non-blocking.
     #[must_use]
     pub fn fd(mut self, fd: i32) -> Self {
         self.ringlet.fd = Some(fd);
         self
     }
 
-    /// The guest's address.
+    /// The guest's address, [`MIN_CID`] to [`MAX_CID`].
     #[must_use]
     pub fn cid(mut self, cid: u32) -> Self {
         self.guest_cid = Some(cid);
         self
     }
 
-    /// Most connections at once.
+    /// Most connections at once, 1 to [`MAX_CONNECTIONS`].
     #[must_use]
     pub fn max_connections(mut self, count: u32) -> Self {
         self.ringlet.max_connections = count;
