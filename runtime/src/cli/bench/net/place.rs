@@ -19,7 +19,10 @@ pub(super) fn enter(options: Options) -> String {
         Err(error) => return format!("{UNSHARE} (of util-linux) cannot be run: {error}"),
         Ok(output) if !output.status.success() => {
             let said = String::from_utf8_lossy(&output.stderr);
-            return format!("no user and network name spaces can be made here: {}", said.trim());
+            let said = said.trim();
+            return format!(
+                "no user and network name spaces can be made here: {said}; `ringlet check` tells how"
+            );
         }
         Ok(_) => {}
     }
