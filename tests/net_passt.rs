@@ -129,9 +129,8 @@ fn curl_reaches_a_guest_through_the_stream_of_a_qemu() {
 #[test]
 fn many_vms_have_a_network_each() {
     let mut vms = Running::start(&mut ringlet(&["run", "http", "--count", "3", "--net", "passt"]));
-    let mut printed = String::new();
-    while printed.matches("ready on port 80").count() < 3 {
-        printed += &vms.until_printed("ready on port 80");
+    for _ in 0..3 {
+        vms.until_printed("ready on port 80");
     }
     assert_eq!(children(vms.child().id()).len(), 3);
     vms.signal(Signal::TERM);

@@ -1,9 +1,12 @@
 //! The real binary as a child process, and what this process itself uses.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::deadline;
 
@@ -36,16 +39,16 @@ impl Finished {
     }
 }
 
-/// A child that does not outlive its test.
-pub(crate) struct Running(Child);
+/// A child that does not outlive its test, and what was read of its standard output and error but not asked for yet.
+pub(crate) struct Running(Child, [Vec<u8>; 2]);
 
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
-        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        Self::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
     pub(crate) fn of(child: Child) -> Self {
-        Self(child)
+        Self(child, [Vec::new(), Vec::new()])
     }
 
     pub(crate) fn child(&mut self) -> &mut Child {
@@ -57,14 +60,17 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Reads standard output until it holds `text`; returns what was read.
+    /// Reads standard output until it holds `text`; returns it up to the end of that, and what follows is for the next
+    /// call. Panics after [`deadline`].
+    #[track_caller]
     pub(crate) fn until_printed(&mut self, text: &str) -> String {
-        read_until(self.0.stdout.as_mut().unwrap(), text)
+        read_until(self.0.stdout.as_mut().unwrap(), &mut self.1[0], text)
     }
 
-    /// Reads standard error until it holds `text`; returns what was read.
+    /// As [`until_printed`](Self::until_printed), of standard error.
+    #[track_caller]
     pub(crate) fn until_said(&mut self, text: &str) -> String {
-        read_until(self.0.stderr.as_mut().unwrap(), text)
+        read_until(self.0.stderr.as_mut().unwrap(), &mut self.1[1], text)
     }
 
     pub(crate) fn type_in(&mut self, text: &str) {
@@ -84,10 +90,11 @@ impl Running {
         }
     }
 
-    /// Waits for its end and for all of its output.
+    /// Waits for its end and for all of its output that was not asked for yet.
     pub(crate) fn finish(mut self) -> Finished {
-        let stdout = self.0.stdout.take().map(collect);
-        let stderr = self.0.stderr.take().map(collect);
+        let [printed, said] = std::mem::take(&mut self.1);
+        let stdout = self.0.stdout.take().map(|stream| collect(printed, stream));
+        let stderr = self.0.stderr.take().map(|stream| collect(said, stream));
         let status = self.status();
         let text = |thread: Option<std::thread::JoinHandle<String>>| {
             thread.map_or_else(String::new, |t| t.join().unwrap())
@@ -105,24 +112,32 @@ impl Drop for Running {
     }
 }
 
-fn read_until(stream: &mut impl Read, text: &str) -> String {
-    let mut read = Vec::new();
+#[track_caller]
+fn read_until(stream: &mut (impl Read + AsFd), kept: &mut Vec<u8>, text: &str) -> String {
+    let begun = Instant::now();
     let mut buffer = [0; 1024];
     loop {
-        let so_far = String::from_utf8_lossy(&read).into_owned();
-        if so_far.contains(text) {
-            return so_far;
+        if let Some(at) = kept.windows(text.len()).position(|window| window == text.as_bytes()) {
+            return String::from_utf8_lossy(&kept.drain(..at + text.len()).collect::<Vec<_>>()).into_owned();
+        }
+        let so_far = || String::from_utf8_lossy(kept).into_owned();
+        let left = deadline().saturating_sub(begun.elapsed()).try_into().unwrap();
+        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)) {
+            Ok(0) => panic!("it hangs without {text:?}: {:?}", so_far()),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => panic!("{error}"),
         }
         match stream.read(&mut buffer).unwrap() {
-            0 => panic!("it ended without {text:?}: {so_far:?}"),
-            count => read.extend(&buffer[..count]),
+            0 => panic!("it ended without {text:?}: {:?}", so_far()),
+            count => kept.extend(&buffer[..count]),
         }
     }
 }
 
-fn collect(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+/// Reads a stream to its end on a thread of its own, and puts that behind `bytes`.
+fn collect(mut bytes: Vec<u8>, mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
-        let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
