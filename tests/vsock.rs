@@ -11,6 +11,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use common::process::{Running, ringlet};
@@ -18,6 +20,7 @@ use common::{Guest, Host, deadline, eventually, on_both_engines, rounds, within}
 use ringlet::{
     Bucket, ConnectError, Error, Outcome, RateLimiter, Resources, VSOCK_ID, Vm, VmConfig, Vsock, VsockStream,
 };
+use ringlet_metrics::LimiterReading;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The guest's port.
@@ -73,6 +76,36 @@ fn there_and_back(stream: UnixStream, len: usize) {
     sent.join().unwrap();
     assert_eq!(back.len(), len);
     assert!(back == pattern(len), "other bytes came back");
+}
+
+/// Sends bytes until it is `over`, and ends that half. What comes back until the end has to be the same.
+fn there_and_back_until(stream: UnixStream, over: Arc<AtomicBool>) -> JoinHandle<()> {
+    let stream = patient(stream);
+    let mut writer = stream.try_clone().unwrap();
+    let piece = pattern(7919);
+    let sent = piece.clone();
+    let sent = std::thread::spawn(move || {
+        let mut count = 0;
+        while !over.load(Ordering::Relaxed) {
+            writer.write_all(&sent).unwrap();
+            count += sent.len();
+        }
+        writer.shutdown(Shutdown::Write).unwrap();
+        count
+    });
+    std::thread::spawn(move || {
+        let (mut count, mut buffer) = (0, [0; 4096]);
+        loop {
+            let len = (&stream).read(&mut buffer).unwrap();
+            if len == 0 {
+                break;
+            }
+            let expected = piece.iter().cycle().skip(count % piece.len());
+            assert!(buffer[..len].iter().eq(expected.take(len)), "other bytes came back");
+            count += len;
+        }
+        assert_eq!(count, sent.join().unwrap());
+    })
 }
 
 /// The next connection, or a panic after [`deadline`].
@@ -163,6 +196,16 @@ fn moved(host: &Host) -> [f64; 2] {
     ["receive", "transmit"].map(|kind| {
         number(host, &format!(r#"ringlet_device_bytes_total{{vm="vm-1",device="vsock0",kind="{kind}"}}"#))
     })
+}
+
+fn limited(bandwidth: Bucket) -> RateLimiter {
+    RateLimiter { bandwidth: Some(bandwidth), ops: None }
+}
+
+/// What the limiter of the socket device tells.
+fn limiter(guest: &Guest) -> LimiterReading {
+    let limiters = guest.vm.metrics().limiters();
+    limiters.into_iter().find(|(name, _)| name == VSOCK_ID).unwrap().1
 }
 
 fn refused(error: &Error, what: ConnectError) -> bool {
@@ -306,21 +349,40 @@ on_both_engines! {
     }
 
     async fn sec_02_a_guest_receives_and_sends_no_more_than_its_limits(host: Host) {
-        let bucket = Bucket { size: 32 << 10, one_time_burst: None, refill_time: 250 };
-        let limiter = RateLimiter { bandwidth: Some(bucket), ops: None };
-        let guest = echo(&host, Vsock::new().rate_limiters(limiter, limiter));
-        there_and_back(dial(&guest).await.into_std().unwrap(), 96 << 10);
-        let limiters = guest.vm.metrics().limiters();
-        let (_, reading) = limiters.iter().find(|(name, _)| name == VSOCK_ID).unwrap();
-        assert!(reading.throttled > 0 && reading.bytes >= 2 * (96 << 10), "{reading:?}");
+        // What is spent does not come back in a test's time.
+        let only = |size| limited(Bucket { size, one_time_burst: None, refill_time: 1 << 40 });
+        let guest = echo(&host, Vsock::new().rate_limiters(only(32 << 10), only((32 << 10) + 100)));
+        let mut stream = dial(&guest).await;
+        let spent = |expected: [u32; 2]| {
+            moved(&host) == expected.map(f64::from) && limiter(&guest).waiting == 1
+        };
+        let unlimited = limited(Bucket { size: 0, one_time_burst: None, refill_time: 0 });
+        for _ in 0..8 {
+            write(&mut stream, &[1; 4 << 10]).await;
+            assert_eq!(read(&mut stream, 4 << 10).await, [1; 4 << 10]);
+        }
+        // Nothing is owed yet, so the next packet is received; it is what may be sent still.
+        write(&mut stream, &[2; 100]).await;
+        assert_eq!(read(&mut stream, 100).await, [2; 100]);
+        write(&mut stream, &[3]).await;
+        eventually("what comes waits", || spent([(32 << 10) + 100; 2]));
+        // The device has had its turn when it has paused.
+        within(guest.vm.pause()).await.unwrap();
+        within(guest.vm.resume()).await.unwrap();
+        assert!(moved(&host) == [f64::from((32 << 10) + 100); 2], "what is owed is not lent");
+        within(guest.vm.set_net_rate_limiters(VSOCK_ID, unlimited, RateLimiter::default())).await.unwrap();
+        eventually("what goes waits", || spent([(32 << 10) + 101, (32 << 10) + 100]));
+        within(guest.vm.set_net_rate_limiters(VSOCK_ID, RateLimiter::default(), unlimited)).await.unwrap();
+        assert_eq!(read(&mut stream, 1).await, [3]);
+        assert!(limiter(&guest).throttled >= 2);
         within(guest.vm.stop()).await;
     }
 
     async fn what_is_under_way_survives_pauses(host: Host) {
         let guest = echo(&host, Vsock::new());
         let stream = dial(&guest).await.into_std().unwrap();
-        let total = usize::try_from(rounds(8)).unwrap() << 20;
-        let traffic = std::thread::spawn(move || there_and_back(stream, total));
+        let over = Arc::new(AtomicBool::new(false));
+        let traffic = there_and_back_until(stream, over.clone());
         for _ in 0..5 {
             let other = dial(&guest).await.into_std().unwrap();
             within(guest.vm.pause()).await.unwrap();
@@ -329,9 +391,12 @@ on_both_engines! {
             other.set_nonblocking(true).unwrap();
             while (&other).write(&[0; 4096]).is_ok() {}
             assert_eq!(moved(&host), before, "a paused VM's sockets rest");
+            assert!(!traffic.is_finished(), "it is under way");
             within(guest.vm.resume()).await.unwrap();
-            eventually("it goes on", || moved(&host) != before || traffic.is_finished());
+            eventually("it goes on", || moved(&host).iter().zip(before).all(|(now, before)| *now > before));
         }
+        assert!(!traffic.is_finished(), "it is under way");
+        over.store(true, Ordering::Relaxed);
         traffic.join().unwrap();
         within(guest.vm.stop()).await;
     }
