@@ -1,5 +1,6 @@
 //! Networks of a test's own: the test runs once more, in name spaces that lend it the privilege which taps take, so the
-//! test needs none. What is there is this machine's: `ip`, `curl` and the like.
+//! test needs none. What is there is this machine's: `ip`, `curl` and the like. Needs user name spaces (`ringlet check`
+//! tells how to allow them), /dev/net/tun that every user may open, and IPv6.
 
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -56,7 +57,9 @@ pub(crate) fn enter(name: &str, engine: ringlet::EngineChoice, test: impl AsyncF
         .output()
         .expect("unshare and timeout are there");
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("1 passed"), "{}\n{said}\n{errors}", output.status);
+    let remedy = if errors.contains("unshare: ") { "; see `ringlet check`" } else { "" };
+    let passed = output.status.success() && said.contains("1 passed");
+    assert!(passed, "{}{remedy}\n{said}\n{errors}", output.status);
 }
 
 /// Runs a program, its arguments between spaces, to its good end; what it printed.
