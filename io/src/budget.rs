@@ -1,5 +1,5 @@
 //! Requests per turn: an owner may spend [`REQUESTS_PER_TURN`] in one turn of the loop, shared fairly by
-//! its tasks; what is above that waits for the next turn. So does, however few they were, what comes when the task was
+//! its tasks; what is above that waits for the next turn. So does, after the first few, what comes when the task was
 //! polled for as long as its owner may take of a turn: nobody else can interrupt it.
 //!
 //! Owns a task's part of its owner's share. Never limits bytes or time by the second: that is the limiter's.
@@ -17,6 +17,10 @@ use crate::timer::Timer;
 
 /// Requests that one owner (a VM, not a queue) may start in one turn.
 pub const REQUESTS_PER_TURN: u32 = 64;
+
+/// Requests that a task may start in a poll however long they take: without any two at once, a slow machine would serve
+/// a queue one by one.
+const LEAST_PER_POLL: u32 = 4;
 
 /// One task's claim on its owner's share of each turn. Make one per task (per device queue).
 pub struct Budget {
@@ -101,10 +105,10 @@ impl Budget {
         true
     }
 
-    /// Whether the poll that runs has taken its owner's time of a turn, and something was spent in it: each turn brings a
-    /// task on, however slow the machine. Reads the clock only if nobody has since something was last spent.
+    /// Whether the poll that runs has taken its owner's time of a turn, and some requests were started in it: each turn
+    /// brings a task on, however slow the machine. Reads the clock only if nobody has since something was last spent.
     fn has_taken_long(&self) -> bool {
-        if self.spent.get() == 0 {
+        if self.spent.get() < LEAST_PER_POLL {
             return false;
         }
         let now = MonoTime::read_after(self.looked.get());
