@@ -75,22 +75,26 @@ fn sec_02_an_owner_that_only_uses_the_loop_has_its_quotas_and_no_more(engine: En
     on_shard(engine, |cx| async move {
         let (metrics, hold) = (vm_metrics(), Hold::default());
         let owner = Owner::limited(Arc::clone(&metrics), Buffers::unlimited(), hold.clone());
-        let (start, period) = (MonoTime::now(), MILLI * 20);
+        let (start, period, account) = (MonoTime::now(), MILLI * 20, Arc::clone(&metrics));
         hold.set(Some(Bound { nanos: 0, renewed_at: start, quota: MILLI, period }));
-        let (inner, budget) = (cx.clone(), cx.budget(&owner));
+        let (inner, budget, longest) = (cx.clone(), cx.budget(&owner), Rc::new(Cell::new(0)));
+        let turn = Rc::clone(&longest);
         let task = cx.spawn(&owner, async move {
             loop {
                 budget.begin().await;
-                let begun = crate::charge::thread_nanos();
-                while crate::charge::thread_nanos() - begun < 200_000 {}
+                let begun = account.shard_busy_nanos.get();
+                let start = crate::charge::thread_nanos();
+                while crate::charge::thread_nanos() - start < 200_000 {}
                 inner.next_turn().await;
+                turn.set(turn.get().max(account.shard_busy_nanos.get() - begun));
             }
         });
         cx.timer().sleep(period * 10).await;
         cx.abort(&task);
         let quotas = MonoTime::now().nanos_since(start) / nanos(period) + 1;
         let (used, most) = (metrics.shard_busy_nanos.get(), quotas * nanos(MILLI));
-        // One turn more than it had.
-        assert!(used > 0 && used < most + nanos(MILLI), "{used} of {most} ns");
+        // One turn more than it had, and the one that the end cut off: on a machine that is kept from running, turns are long.
+        let more = nanos(MILLI) + 2 * longest.get();
+        assert!(used > 0 && used < most + more, "{used} of {most} ns and {more}");
     });
 }
