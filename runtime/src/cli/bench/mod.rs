@@ -17,6 +17,7 @@ mod launched;
 mod limiter;
 mod machine;
 mod net;
+mod own_shard;
 mod process;
 mod qemu;
 mod report;

@@ -9,17 +9,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use ringlet_io::{
-    Backing, GuestRam, GuestRange, LeaseUse, Owner, PAGE_SIZE, Ring, RingFile, Service, Shard, ShardConfig,
-    ShardContext,
+    Backing, EngineKind, GuestRam, GuestRange, LeaseUse, Owner, PAGE_SIZE, Ring, RingFile, ShardContext,
 };
-use ringlet_metrics::Registry;
 
 use super::super::blkbench::{BlockResult, Mode, Pattern};
+use super::super::own_shard::run_on_shard;
 use crate::cli::CliResult;
 use crate::cli::run::EngineArg;
 
@@ -66,26 +64,14 @@ struct Job {
     /// Blocks of the file.
     blocks: u64,
     ram: GuestRam,
-    reply: mpsc::Sender<io::Result<BlockResult>>,
 }
 
-/// Runs jobs.
-struct Loop;
-
-impl Service for Loop {
-    type Command = Job;
-
-    fn command(&mut self, cx: &ShardContext, job: Job) {
-        let context = cx.clone();
-        let run = async move {
-            let reply = job.reply.clone();
-            // Whoever asked waits for it, unless its thread is gone.
-            let _ = reply.send(State::new(context.ring().clone(), job).run(&context).await);
-        };
-        cx.spawn(&Owner::shard(), run).detach();
+impl Job {
+    /// Does it on an event loop.
+    fn run(self, engine: EngineKind) -> CliResult<BlockResult> {
+        let run = |cx: ShardContext| async move { State::new(cx.ring().clone(), self).run(&cx).await };
+        Ok(run_on_shard(engine, run)??)
     }
-
-    async fn drain(&mut self, _cx: &ShardContext) {}
 }
 
 /// Runs the loop and prints its result as the guest does.
@@ -97,16 +83,9 @@ pub(in super::super) fn run(args: &HostLoopArgs) -> CliResult<ExitCode> {
     if blocks == 0 {
         return Err("the file is smaller than a request".into());
     }
-    let registry = Registry::new();
-    let config = ShardConfig::new(0, engine.kind, registry.register_shard(0, engine.kind.as_str()));
-    let shard = Shard::spawn(config, |_: &ShardContext| Loop)?;
-    let (reply, answer) = mpsc::channel();
     let requests = (args.total / u64::from(args.block_size)).max(1);
-    let job = Job { pattern, requests, file: file.into(), blocks, ram: ram(pattern)?, reply };
-    shard.send(job).map_err(|_| "the event loop does not run")?;
-    let result = answer.recv().map_err(|_| "the event loop has ended");
-    shard.stop()?;
-    writeln!(io::stdout(), "{}", result??)?;
+    let job = Job { pattern, requests, file: file.into(), blocks, ram: ram(pattern)? };
+    writeln!(io::stdout(), "{}", job.run(engine.kind)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -148,7 +127,7 @@ struct State {
 
 impl State {
     fn new(ring: Ring, job: Job) -> Rc<Self> {
-        let Job { pattern, requests, file, blocks, ram, .. } = job;
+        let Job { pattern, requests, file, blocks, ram } = job;
         Rc::new(Self {
             ring,
             file: RingFile::new(file),

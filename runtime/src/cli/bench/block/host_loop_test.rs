@@ -1,19 +1,12 @@
-use ringlet_io::EngineKind;
-
 use super::*;
 
 /// The host loop over a file of `blocks` blocks.
 fn measure(engine: EngineKind, pattern: Pattern, blocks: u64, requests: u64) -> (BlockResult, Vec<u8>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(blocks * u64::from(pattern.block_size)).unwrap();
-    let config = ShardConfig::new(0, engine, Registry::new().register_shard(0, engine.as_str()));
-    let shard = Shard::spawn(config, |_: &ShardContext| Loop).unwrap();
-    let (reply, answer) = mpsc::channel();
     let open = OpenOptions::new().read(true).write(true).open(file.path()).unwrap();
-    let job = Job { pattern, requests, file: open.into(), blocks, ram: ram(pattern).unwrap(), reply };
-    assert!(shard.send(job).is_ok());
-    let result = answer.recv().unwrap().unwrap();
-    shard.stop().unwrap();
+    let job = Job { pattern, requests, file: open.into(), blocks, ram: ram(pattern).unwrap() };
+    let result = job.run(engine).unwrap();
     (result, std::fs::read(file.path()).unwrap())
 }
 

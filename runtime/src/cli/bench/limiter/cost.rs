@@ -4,16 +4,15 @@
 //! request takes, of the time that a request of an unlimited VM takes in all.
 
 use std::hint::black_box;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use ringlet::{Drive, Runtime, RuntimeOptions, VmConfig};
-use ringlet_io::limiter::{Cost, Level, Limiter, Limits};
-use ringlet_io::{MonoTime, Owner, Service, Shard, ShardConfig, ShardContext};
-use ringlet_metrics::Registry;
+use ringlet_io::MonoTime;
+use ringlet_io::limiter::{Cost, Level, LimitError, Limiter, Limits};
 
 use super::super::blkbench::{BlockResult, Mode, Pattern};
 use super::super::launched::{Launched, executor, settle};
+use super::super::own_shard::run_on_shard;
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::super::target::{Limit, Quantity, Target};
@@ -68,38 +67,13 @@ fn run(runtime: &Runtime) -> CliResult<BlockResult> {
 
 /// Seconds that the admission of a request takes that need not wait.
 fn admission(runtime: &Runtime) -> CliResult<f64> {
-    let kind = runtime.engine().kind;
-    let metrics = Registry::new().register_shard(0, kind.as_str());
-    let shard = Shard::spawn(ShardConfig::new(0, kind, metrics), |_: &ShardContext| Loop)?;
-    let (reply, answer) = mpsc::channel();
-    shard.send(reply).map_err(|_| "the event loop does not run")?;
-    let times = answer.recv().map_err(|_| "the event loop has ended");
-    shard.stop()?;
-    let [without, with] = times?;
+    let [without, with] = run_on_shard(runtime.engine().kind, |cx| async move {
+        let open = || Level::new(&Limits::default(), MonoTime::now());
+        let levels = (0..LEVELS).map(|_| open()).collect::<Result<_, _>>()?;
+        let without = admit(&Limiter::unlimited()).await;
+        Ok::<_, LimitError>([without, admit(&Limiter::levels(cx.timer(), levels)).await])
+    })??;
     Ok(with.saturating_sub(without).as_secs_f64() / f64::from(ADMISSIONS))
-}
-
-/// Admits requests, and says how long that took without levels and with them.
-struct Loop;
-
-impl Service for Loop {
-    type Command = mpsc::Sender<[Duration; 2]>;
-
-    fn command(&mut self, cx: &ShardContext, reply: Self::Command) {
-        let timer = cx.timer().clone();
-        let admit = async move {
-            let open = || Level::new(&Limits::default(), MonoTime::now());
-            // Limits that are none cannot be wrong; were they, nobody would answer, which is told.
-            let Ok(levels) = (0..LEVELS).map(|_| open()).collect() else { return };
-            let without = admit(&Limiter::unlimited()).await;
-            let with = admit(&Limiter::levels(&timer, levels)).await;
-            // Whoever asked waits for it, unless its thread is gone.
-            let _ = reply.send([without, with]);
-        };
-        cx.spawn(&Owner::shard(), admit).detach();
-    }
-
-    async fn drain(&mut self, _cx: &ShardContext) {}
 }
 
 async fn admit(limiter: &Limiter) -> Duration {

@@ -4,15 +4,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::mpsc;
 
 use clap::Args;
 use ringlet_io::net::{HEADER, MAX_PACKET, NetPort, NetSource, Offloads, Received, Sent, Tap};
-use ringlet_io::{
-    Backing, GuestRam, GuestRange, LeaseUse, Owner, PAGE_SIZE, Service, Shard, ShardConfig, ShardContext,
-};
-use ringlet_metrics::Registry;
+use ringlet_io::{Backing, GuestRam, GuestRange, LeaseUse, Owner, PAGE_SIZE, ShardContext};
 
+use super::super::own_shard::run_on_shard;
 use super::peer::READY;
 use crate::cli::CliResult;
 use crate::cli::run::EngineArg;
@@ -34,48 +31,17 @@ pub(in super::super) struct TapLoopArgs {
     taps: Vec<String>,
 }
 
-/// What goes to the shard.
-struct Job {
-    taps: Vec<Tap>,
-    ram: GuestRam,
-    reply: mpsc::Sender<io::Result<()>>,
-}
-
-/// Carries frames.
-struct Loop;
-
-impl Service for Loop {
-    type Command = Job;
-
-    fn command(&mut self, cx: &ShardContext, job: Job) {
-        let context = cx.clone();
-        let run = async move {
-            let reply = job.reply.clone();
-            // Whoever asked waits for it, unless its thread is gone.
-            let _ = reply.send(carry_both(&context, job).await);
-        };
-        cx.spawn(&Owner::shard(), run).detach();
-    }
-
-    async fn drain(&mut self, _cx: &ShardContext) {}
-}
-
 /// Carries frames until it is killed.
 pub(in super::super) fn run(args: &TapLoopArgs) -> CliResult<ExitCode> {
     let engine = ringlet_io::select(args.io_engine.into())?;
-    let taps = args.taps.iter().map(|name| Tap::open(name, 1)).collect::<Result<_, _>>()?;
-    let registry = Registry::new();
-    let config = ShardConfig::new(0, engine.kind, registry.register_shard(0, engine.kind.as_str()));
-    let shard = Shard::spawn(config, |_: &ShardContext| Loop)?;
+    let taps: Vec<_> = args.taps.iter().map(|name| Tap::open(name, 1)).collect::<Result<_, _>>()?;
     let ram = GuestRam::new(&[(0, 2 * STRIDE)], Backing::Pages4K)?;
-    let (reply, answer) = mpsc::channel();
-    shard.send(Job { taps, ram, reply }).map_err(|_| "the event loop does not run")?;
-    answer.recv().map_err(|_| "the event loop has ended")??;
+    run_on_shard(engine.kind, |cx| async move { carry_both(&cx, taps, ram).await })??;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Both ways, until one of the taps is gone.
-async fn carry_both(cx: &ShardContext, Job { taps, ram, .. }: Job) -> io::Result<()> {
+async fn carry_both(cx: &ShardContext, taps: Vec<Tap>, ram: GuestRam) -> io::Result<()> {
     // As a guest does it whose stack takes long segments, and leaves checksums to others, but no segmentation.
     let kinds = [|has: Offloads| has, |has: Offloads| Offloads { checksum: has.checksum, ..Offloads::NONE }];
     let mut ports = Vec::new();
