@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ringlet_metrics::{Registry, ShardMetrics, VmInfo, VmMetrics};
 
@@ -103,4 +104,14 @@ where
     let result = start(&shard, make).recv_timeout(PATIENCE).expect("the task ends");
     shard.stop().expect("the shard ends well");
     result
+}
+
+/// Waits for what another thread, process or the kernel does and tells nobody of.
+pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
+        // Between two looks.
+        thread::sleep(Duration::from_micros(200));
+    }
 }

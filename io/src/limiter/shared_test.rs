@@ -1,7 +1,7 @@
 use std::pin::pin;
 use std::sync::mpsc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::engine::EngineKind;
@@ -40,7 +40,7 @@ fn sec_02_vms_on_several_shards_get_no_more_than_their_tenant_has(engine: Engine
     let ends = [0, 1, 0, 1].map(|shard| start_on(&shards[shard], tenant.clone(), 100));
     let had = || (host.stats().operations.get(), tenant.stats().operations.get());
     let all_wait_after = |operations| {
-        wait_until(|| had() == (operations, operations) && tenant.stats().waiting.get() == 4);
+        wait_until("all wait", || had() == (operations, operations) && tenant.stats().waiting.get() == 4);
     };
     all_wait_after(10);
     host.change(&total(40, HOUR), MonoTime::now()).unwrap();
@@ -60,15 +60,6 @@ fn sec_02_vms_on_several_shards_get_no_more_than_their_tenant_has(engine: Engine
     }
 }
 
-/// Waits for what another thread does, for so long and no longer.
-fn wait_until(happened: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !happened() {
-        assert!(begun.elapsed() < PATIENCE, "it does not happen");
-        std::thread::sleep(Duration::from_micros(50));
-    }
-}
-
 /// A VM that asks so many times on that shard.
 fn start_on(shard: &crate::shard::Shard<Run>, tenant: Shared, count: usize) -> mpsc::Receiver<()> {
     start(shard, move |cx| async move {
@@ -83,7 +74,7 @@ fn a_waiter_is_woken_from_another_thread(engine: EngineKind) {
     let tenant = shared(1, HOUR);
     let shard = runner(config(engine));
     let end = start_on(&shard, tenant.clone(), 2);
-    wait_until(|| tenant.stats().waiting.get() > 0);
+    wait_until("it waits", || tenant.stats().waiting.get() > 0);
     let zero =
         Limits { total: PerUnit { operations: Some(TokenBucket::ZERO), bytes: None }, ..Limits::default() };
     tenant.change(&zero, MonoTime::now()).unwrap();

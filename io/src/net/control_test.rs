@@ -1,8 +1,9 @@
 use std::sync::mpsc::channel;
 
-use super::super::testing::{Namespace, wait_until};
+use super::super::testing::Namespace;
 use super::super::{Tap, TapError};
 use super::*;
+use crate::testing::wait_until;
 
 /// The last wish counts, also if it comes while the kernel is told of the one before and takes it back.
 #[test]

@@ -3,7 +3,7 @@ use super::*;
 use crate::engine::EngineKind;
 use crate::lease::{GuestRange, LeaseUse};
 use crate::ram::{Backing, GuestRam};
-use crate::testing::{on_both_engines, on_shard};
+use crate::testing::{on_both_engines, on_shard, wait_until};
 
 on_both_engines!(a_real_passt_answers_a_guest_and_ends_with_its_port);
 
@@ -25,11 +25,7 @@ fn process(socket: &Socket) -> u32 {
 
 fn wait_until_gone(process: u32) {
     let path = format!("/proc/{process}");
-    let deadline = Instant::now() + PATIENCE;
-    while std::fs::exists(&path).unwrap() {
-        assert!(Instant::now() < deadline, "process {process} is still there");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the end of the process", || !std::fs::exists(&path).unwrap());
 }
 
 #[test]

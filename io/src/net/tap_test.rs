@@ -3,9 +3,10 @@ use rustix::io::dup;
 use rustix::pipe::pipe;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-use super::super::testing::{Namespace, wait_until};
+use super::super::testing::Namespace;
 use super::*;
 use crate::nowait::poll_now;
+use crate::testing::wait_until;
 
 fn open(namespace: &Namespace, name: &str, queue_pairs: u16) -> Result<Tap, TapError> {
     namespace.enter(|| Tap::open(name, queue_pairs))

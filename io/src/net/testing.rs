@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::thread;
-use std::time::Instant;
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -177,15 +176,6 @@ pub(super) fn sum(bytes: &[u8]) -> u16 {
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     ((folded & 0xffff) + (folded >> 16)) as u16
-}
-
-/// Waits until something has happened.
-pub(super) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !happened() {
-        assert!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
-        thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 /// All that a stream gives until its end.
