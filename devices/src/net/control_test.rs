@@ -201,6 +201,7 @@ fn sec_02_after_a_change_that_took_long_the_host_is_left_alone_for_longer() {
         rig.send(queue, &[Buffer::readable(Rig::DATA, 4), Buffer::writable(Rig::DATA + 0x100, 1)]);
         wait_until("the change is under way", || driver.host.lock().begun > begun);
         let start = Instant::now();
+        // How long the host takes for it.
         std::thread::sleep(Duration::from_millis(20));
         let took = start.elapsed().min(Duration::from_millis(100));
         let released = Instant::now();

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use ringlet_io::limiter::{Level, Limits, PerUnit, TokenBucket};
-use ringlet_io::{Cost, EngineKind, Gate, Limiter, LimiterSeed};
+use ringlet_io::limiter::{Limits, PerUnit, TokenBucket};
+use ringlet_io::{Cost, EngineKind, Gate, LimiterSeed};
 use ringlet_metrics::{GuestErrorKind, RequestStatus};
 
 use super::*;
@@ -214,10 +214,7 @@ fn sec_02_what_comes_is_limited_in_bytes_and_packets_and_nothing_is_dropped() {
         let bucket = |size| TokenBucket::new(size, hour);
         let read = PerUnit { operations: operations.map(bucket), bytes: bytes.map(bucket) };
         let limits = Limits { read, ..Limits::default() };
-        let limiter = LimiterSeed::new(move |cx, _| {
-            Ok(Limiter::levels(cx.timer(), vec![Level::new(&limits, MonoTime::now())?]))
-        });
-        let rig = Options { limiter, ..Options::new(EngineKind::Epoll) };
+        let rig = Options::limited(EngineKind::Epoll, limits);
         let mut driver = Driver::with(TestHost::new(1), options(), rig, SHORT);
         driver.offer(&(0..20).map(|n| (0x1000 * (n + 1), 2000)).collect::<Vec<_>>());
         (0..20).for_each(|_| driver.host.come(0, &frame(1000)));

@@ -2,8 +2,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringlet_io::limiter::{Level, Limits, PerUnit, TokenBucket};
-use ringlet_io::{EngineKind, Gate, Limiter, LimiterSeed};
+use ringlet_io::limiter::{Limits, PerUnit, TokenBucket};
+use ringlet_io::{EngineKind, Gate, LimiterSeed};
 
 use super::*;
 use crate::net::test_util::*;
@@ -140,10 +140,7 @@ fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
         let bucket = |size| TokenBucket::new(size, hour);
         let write = PerUnit { operations: operations.map(bucket), bytes: bytes.map(bucket) };
         let limits = Limits { write, ..Limits::default() };
-        let limiter = LimiterSeed::new(move |cx, _| {
-            Ok(Limiter::levels(cx.timer(), vec![Level::new(&limits, MonoTime::now())?]))
-        });
-        let rig = Options { limiter, ..Options::new(EngineKind::Epoll) };
+        let rig = Options::limited(EngineKind::Epoll, limits);
         let mut driver = Driver::with(TestHost::new(1), options(), rig, u64::MAX);
         (0..20).for_each(|_| driver.post(&EMPTY, &frame(1000), 4096));
         // Receiving is not limited by this.
@@ -158,8 +155,8 @@ fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
     assert_eq!(limited(None, Some(3_500)), 3);
 }
 
-#[test]
-fn what_is_pinned_is_all_that_goes_out() {
+/// Only [`MAC`] and 10.0.0.2 may send, and no address of IPv6.
+fn pinned() -> Driver {
     let filter = Filter {
         mac: Some(MAC),
         ipv4: Some(vec![[10, 0, 0, 2].into()]),
@@ -167,8 +164,12 @@ fn what_is_pinned_is_all_that_goes_out() {
         ..Filter::default()
     };
     let options = NetOptions { filter, ..options() };
-    let rig = Options::new(EngineKind::Epoll);
-    let mut driver = Driver::with(TestHost::new(1), options, rig, u64::MAX);
+    Driver::with(TestHost::new(1), options, Options::new(EngineKind::Epoll), u64::MAX)
+}
+
+#[test]
+fn what_is_pinned_is_all_that_goes_out() {
+    let mut driver = pinned();
     let packet = |source: [u8; 6], address: [u8; 4], len: usize| {
         let mut frame = [&[0xFF; 6][..], &source, &[8, 0, 0x45], &[0; 11], &address, &[1; 4]].concat();
         frame.resize(len, 7);
@@ -189,15 +190,7 @@ fn what_is_pinned_is_all_that_goes_out() {
 /// The host would write the checksum over the sender of ARP, after that was judged.
 #[test]
 fn sec_11_no_checksum_is_written_where_addresses_were_judged() {
-    let filter = Filter {
-        mac: Some(MAC),
-        ipv4: Some(vec![[10, 0, 0, 2].into()]),
-        ipv6: Some(vec![]),
-        ..Filter::default()
-    };
-    let options = NetOptions { filter, ..options() };
-    let rig = Options::new(EngineKind::Epoll);
-    let mut driver = Driver::with(TestHost::new(1), options, rig, u64::MAX);
+    let mut driver = pinned();
     let frame = |kind: [u8; 2], packet: &[u8]| [&[0xFF; 6][..], &MAC.0, &kind, packet].concat();
     let arp = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &MAC.0, &[10, 0, 0, 2], &[0; 20]].concat();
     driver.send(&[1, 0, 0, 0, 0, 0, 14, 0, 14, 0, 0, 0], &frame([8, 6], &arp), 64);

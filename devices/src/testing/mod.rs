@@ -18,10 +18,12 @@
 
 pub mod conformance;
 mod driver;
+mod options;
 mod rig;
 mod steps;
 
 pub use ringlet_io::EngineKind;
 
 pub use driver::{Buffer, Descriptor, DriverQueue, Used};
-pub use rig::{Options, PATIENCE, Rig, Subject, wait_until};
+pub use options::Options;
+pub use rig::{PATIENCE, Rig, Subject, wait_until};

@@ -6,12 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use ringlet_io::{
-    Backing, Buffers, EngineKind, GuestRam, Hold, InterruptLine, LimiterSeed, Owner, Service, Shard,
-    ShardConfig, ShardContext,
+    Backing, Buffers, GuestRam, Hold, InterruptLine, LimiterSeed, Owner, Service, Shard, ShardConfig,
+    ShardContext,
 };
 use ringlet_metrics::{DeviceKind, DeviceMetrics, GuestLog, Registry, VmInfo, VmMetrics};
 
 use super::driver::Buffer;
+use super::options::Options;
 use crate::bus::{Action, Bus, BusDevice, BusKind, Then};
 use crate::ioapic::Ioapic;
 use crate::state::StateError;
@@ -45,29 +46,6 @@ pub struct Subject {
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subject").field("identity", &self.identity).finish_non_exhaustive()
-    }
-}
-
-/// How a rig is set up.
-#[derive(Debug)]
-pub struct Options {
-    /// The shard's engine.
-    pub engine: EngineKind,
-    /// What the queues ask.
-    pub limiter: LimiterSeed,
-    /// What the host may buffer for the VM, without what is reserved for each queue.
-    pub buffers: Buffers,
-    /// How long a drain may take.
-    pub drain_deadline: Duration,
-    /// Memory of an earlier rig, and the state to go on from.
-    pub restored: Option<(GuestRam, VirtioState)>,
-}
-
-impl Options {
-    /// No limits, nothing to restore.
-    pub fn new(engine: EngineKind) -> Self {
-        let (limiter, buffers) = (LimiterSeed::unlimited(), Buffers::unlimited());
-        Self { engine, limiter, buffers, drain_deadline: DRAIN_DEADLINE, restored: None }
     }
 }
 

@@ -3,8 +3,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use ringlet_io::limiter::{Level, Limits, PerUnit, TokenBucket};
-use ringlet_io::{EngineKind, Limiter, LimiterSeed};
+use ringlet_io::EngineKind;
+use ringlet_io::limiter::{Limits, PerUnit, TokenBucket};
 
 use super::*;
 use crate::testing::{Buffer, Options, Rig, wait_until};
@@ -125,10 +125,7 @@ fn sec_02_what_comes_is_limited_in_bytes_and_packets() {
         let bucket = |size| TokenBucket::new(size, hour);
         let read = PerUnit { operations: operations.map(bucket), bytes: bytes.map(bucket) };
         let limits = Limits { read, ..Limits::default() };
-        let limiter = LimiterSeed::new(move |cx, _| {
-            Ok(Limiter::levels(cx.timer(), vec![Level::new(&limits, MonoTime::now())?]))
-        });
-        let rig = Options { limiter, ..Options::new(EngineKind::Epoll) };
+        let rig = Options::limited(EngineKind::Epoll, limits);
         let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
         let (mut stream, _) = bench.connected();
         give(&mut stream, &[1; 20_000]);

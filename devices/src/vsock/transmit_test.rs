@@ -2,8 +2,8 @@ use std::future::Future;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use ringlet_io::limiter::{Level, Limits, PerUnit, TokenBucket};
-use ringlet_io::{EngineKind, Gate, Limiter, LimiterSeed};
+use ringlet_io::limiter::{Limits, PerUnit, TokenBucket};
+use ringlet_io::{EngineKind, Gate, LimiterSeed};
 use ringlet_metrics::ConnectionResult;
 
 use super::*;
@@ -188,10 +188,7 @@ fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
         let bucket = |size| TokenBucket::new(size, hour);
         let write = PerUnit { operations: operations.map(bucket), bytes: bytes.map(bucket) };
         let limits = Limits { write, ..Limits::default() };
-        let limiter = LimiterSeed::new(move |cx, _| {
-            Ok(Limiter::levels(cx.timer(), vec![Level::new(&limits, MonoTime::now())?]))
-        });
-        let rig = Options { limiter, ..Options::new(EngineKind::Epoll) };
+        let rig = Options::limited(EngineKind::Epoll, limits);
         let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
         let (_stream, host) = bench.connected();
         for _ in 0..20 {
@@ -212,10 +209,7 @@ fn sec_02_nobody_pays_for_what_is_not_moved() {
     let bytes = TokenBucket::new(100_000, Duration::from_secs(3600));
     let write = PerUnit { operations: None, bytes: Some(bytes) };
     let limits = Limits { write, ..Limits::default() };
-    let limiter = LimiterSeed::new(move |cx, _| {
-        Ok(Limiter::levels(cx.timer(), vec![Level::new(&limits, MonoTime::now())?]))
-    });
-    let rig = Options { limiter, ..Options::new(EngineKind::Epoll) };
+    let rig = Options::limited(EngineKind::Epoll, limits);
     let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
     bench.write(9, 5, &[1; 256 << 10]);
     assert_eq!(bench.expect(Op::Reset), (9, 5));

@@ -17,7 +17,8 @@ pub use rings::*;
 use ringlet_io::{EngineKind, Gate, GuestRam, LimiterSeed};
 
 use super::driver::{Buffer, DriverQueue};
-use super::rig::{Options, Rig, Subject, wait_until};
+use super::options::Options;
+use super::rig::{Rig, Subject, wait_until};
 
 /// Makes the device under test.
 pub type MakeSubject = fn() -> Subject;

@@ -19,6 +19,7 @@
 //! ```
 
 mod device;
+mod error;
 mod header;
 mod socket;
 
@@ -27,8 +28,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use device::{Device, PAYLOAD};
+pub use error::Error;
 use header::{HOST, Header, Op, Packet, Ports, STREAM};
-use socket::Lie;
 pub use socket::{End, Socket};
 
 use crate::boot::Context;
@@ -41,39 +42,6 @@ const BUDGET: usize = 64;
 const ANSWERS: usize = 64;
 /// Where the guest's own ports begin.
 const FIRST_PORT: u32 = 49152;
-
-/// Why there are no sockets, or none any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// The command line names no such device.
-    NoDevice,
-    /// The device does not come up, or broke, or does what it must not.
-    Device(
-        /// What it did.
-        &'static str,
-    ),
-    /// The device's queues are too small.
-    Queue,
-    /// No memory for packets.
-    Memory,
-}
-
-impl From<Lie> for Error {
-    fn from(Lie(what): Lie) -> Self {
-        Self::Device(what)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoDevice => "no socket device; start with --vsock",
-            Self::Device(what) => what,
-            Self::Queue => "the queues of the device are too small",
-            Self::Memory => "not enough memory for packets: give the VM more",
-        })
-    }
-}
 
 /// What the device has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
