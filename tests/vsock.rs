@@ -18,7 +18,8 @@ use std::thread::JoinHandle;
 use common::process::{Running, ringlet};
 use common::{Guest, Host, deadline, eventually, on_both_engines, rounds, within};
 use ringlet::{
-    Bucket, ConnectError, Error, Outcome, RateLimiter, Resources, VSOCK_ID, Vm, VmConfig, Vsock, VsockStream,
+    Bucket, ConnectError, EngineChoice, Error, Outcome, RateLimiter, Resources, RuntimeOptions, VSOCK_ID, Vm,
+    VmConfig, Vsock, VsockStream,
 };
 use ringlet_metrics::LimiterReading;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -139,7 +140,8 @@ fn send_back(stream: UnixStream) -> JoinHandle<u64> {
 /// end came instead.
 fn connect(path: &Path, request: &str) -> (UnixStream, String) {
     let mut stream = patient(UnixStream::connect(path).unwrap());
-    stream.write_all(request.as_bytes()).unwrap();
+    // Who is refused may be so before it has said anything.
+    let _ = stream.write_all(request.as_bytes());
     let mut line = Vec::new();
     let mut byte = [0];
     // Silence is no refusal.
@@ -346,6 +348,43 @@ on_both_engines! {
         write(&mut streams[2], b"x").await;
         assert_eq!(read(&mut streams[2], 1).await, b"x");
         within(guest.vm.stop()).await;
+    }
+
+    async fn sec_02_a_vm_that_floods_leaves_others_their_connections(host: Host) {
+        let engine = if host.is_epoll() { EngineChoice::Epoll } else { EngineChoice::Uring };
+        let options = RuntimeOptions { engine, vsock_descriptors: Some(6), ..RuntimeOptions::default() };
+        let host = Host::with(options);
+        let greedy = echo(&host, Vsock::new());
+        // Its own four and the pool's six, two each.
+        let mut streams = Vec::new();
+        let error = loop {
+            match within(greedy.vm.vsock_connect(PORT)).await {
+                Ok(stream) => streams.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert!(refused(&error, ConnectError::NoDescriptors), "{error}");
+        assert_eq!(streams.len(), 5);
+        let refusals = r#"ringlet_device_connections_total{vm="vm-1",device="vsock0",result="no_descriptors"}"#;
+        assert_eq!(number(&host, refusals), 1.0);
+        // Another VM, also one that is made now, has its own.
+        let (_folder, path) = socket_path();
+        let modest = echo(&host, Vsock::new().uds(&path));
+        let mut stream = dial(&modest).await;
+        write(&mut stream, b"x").await;
+        assert_eq!(read(&mut stream, 1).await, b"x");
+        let hybrid: Vec<_> = (0..2).map(|_| connect(&path, "CONNECT 1024\n")).collect();
+        assert!(hybrid.iter().all(|(_, line)| line.starts_with("OK ")), "{hybrid:?}");
+        let (_closed, line) = connect(&path, "CONNECT 1024\n");
+        assert_eq!(line, "", "there is none for a third");
+        let error = within(modest.vm.vsock_connect(PORT)).await.unwrap_err();
+        assert!(refused(&error, ConnectError::NoDescriptors), "{error}");
+        // What one VM gives back, another can have.
+        drop(streams);
+        eventually("all are forgotten", || open_connections(&host) == 0.0);
+        let _more = dial(&modest).await;
+        within(greedy.vm.stop()).await;
+        within(modest.vm.stop()).await;
     }
 
     async fn sec_02_a_guest_receives_and_sends_no_more_than_its_limits(host: Host) {

@@ -8,6 +8,7 @@ mod budget;
 mod buffers;
 mod charge;
 mod clock;
+mod descriptors;
 pub mod disk;
 pub mod doorbell;
 mod engine;
@@ -37,6 +38,7 @@ mod vectored;
 pub use budget::{Budget, REQUESTS_PER_TURN};
 pub use buffers::{Buffers, Held, Room, Space};
 pub use clock::MonoTime;
+pub use descriptors::{Descriptor, DescriptorShare, Descriptors, OWN_DESCRIPTORS};
 pub use doorbell::{Doorbell, DoorbellListener, DoorbellSender};
 pub use engine::{
     Engine, EngineChoice, EngineError, EngineKind, UnknownEngine, UringUnavailable, probe_uring, select,

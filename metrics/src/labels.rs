@@ -277,6 +277,8 @@ label_set! {
         TimedOut => "timed_out",
         /// The VM has no room for another one.
         Full => "full",
+        /// The connections of all VMs of the process have as many descriptors as they may have.
+        NoDescriptors => "no_descriptors",
         /// The device was reset meanwhile, or the host lacks descriptors.
         Failed => "failed",
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringlet_boot::Image;
-use ringlet_io::{Engine, EngineChoice, Shard, ShardConfig, ShardContext};
+use ringlet_io::{Descriptors, Engine, EngineChoice, Shard, ShardConfig, ShardContext};
 use ringlet_metrics::Registry;
 
 use crate::assembly::{self, Resources, VmParts};
@@ -31,6 +31,11 @@ pub struct RuntimeOptions {
     pub shards: Option<NonZero<u32>>,
     /// What the disks of all VMs may use together. Has no weight.
     pub disk_limits: DiskLimits,
+    /// Descriptors that the connections of all VMs' socket devices may take together, besides the four that each of
+    /// these VMs has for itself (a connection takes one, and one more if its other end is a [`VsockStream`](crate::VsockStream)).
+    /// By default half of what the process may have open (`RLIMIT_NOFILE`) at the time: the other half is left for
+    /// making VMs and opening disks.
+    pub vsock_descriptors: Option<u32>,
 }
 
 /// Runs VMs. Everything that it starts ends with it: dropping it stops its VMs and waits for them.
@@ -54,6 +59,7 @@ pub(crate) struct Inner {
     shells: Mutex<Vec<Shell>>,
     pub(crate) tenants: Tenants,
     pub(crate) cids: Arc<Cids>,
+    pub(crate) descriptors: Descriptors,
     images: Mutex<HashMap<&'static str, Image>>,
     last_id: AtomicU64,
 }
@@ -85,6 +91,7 @@ impl Runtime {
             tenants: Tenants::new(options.disk_limits, registry.clone())?,
             registry,
             cids: Arc::default(),
+            descriptors: Descriptors::new(options.vsock_descriptors.map(u64::from)),
             shells: Mutex::default(),
             images: Mutex::default(),
             last_id: AtomicU64::new(0),

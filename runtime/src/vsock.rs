@@ -7,9 +7,12 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ringlet_devices::vsock::{VsockHandle, VsockIncoming, VsockListener as Incoming};
+use ringlet_devices::vsock::{ConnectError, VsockHandle, VsockIncoming, VsockListener as Incoming};
+use ringlet_io::{Descriptor, DescriptorShare};
+use ringlet_metrics::{ConnectionResult, DeviceMetrics};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -20,15 +23,21 @@ use crate::error::{Error, Result};
 pub(crate) struct VmSockets {
     pub(crate) handle: VsockHandle,
     pub(crate) cid: u32,
+    pub(crate) descriptors: DescriptorShare,
+    pub(crate) metrics: Arc<DeviceMetrics>,
 }
 
 impl VmSockets {
     /// A stream to a port of the guest.
     pub(crate) async fn connect(&self, port: u32) -> Result<VsockStream> {
+        let descriptor = self.descriptors.try_take().ok_or_else(|| {
+            self.metrics.connection_results.inc(ConnectionResult::NoDescriptors);
+            ConnectError::NoDescriptors
+        })?;
         let (ours, devices) = StdUnixStream::pair().map_err(Error::io("a pair of sockets"))?;
         let stream = watched(ours)?;
         let host_port = self.handle.connect(port, devices).await?;
-        Ok(VsockStream { stream, host_port, guest_port: port })
+        Ok(VsockStream { stream, host_port, guest_port: port, _descriptor: descriptor })
     }
 }
 
@@ -43,6 +52,8 @@ pub struct VsockStream {
     stream: UnixStream,
     host_port: u32,
     guest_port: u32,
+    /// Its place, behind the socket because it is given back after it.
+    _descriptor: Descriptor,
 }
 
 impl VsockStream {
@@ -56,7 +67,7 @@ impl VsockStream {
         self.guest_port
     }
 
-    /// The Unix socket that it is, for instance to [split](UnixStream::into_split) it.
+    /// The Unix socket that it is, which does not count as the VM's any more (`RuntimeOptions::vsock_descriptors`), for instance to [split](UnixStream::into_split) it.
     pub fn into_inner(self) -> UnixStream {
         self.stream
     }
@@ -127,8 +138,9 @@ impl VsockListener {
     /// The VM has ended, or there is no tokio runtime.
     pub async fn accept(&mut self) -> Result<VsockStream> {
         let ended = Error::State { operation: "be connected from", state: "has ended" };
-        let VsockIncoming { stream, guest_port } = self.0.accept().await.ok_or(ended)?;
-        Ok(VsockStream { stream: watched(stream)?, host_port: self.port(), guest_port })
+        let VsockIncoming { stream, guest_port, descriptor } = self.0.accept().await.ok_or(ended)?;
+        let stream = watched(stream)?;
+        Ok(VsockStream { stream, host_port: self.port(), guest_port, _descriptor: descriptor })
     }
 }
 

@@ -99,7 +99,12 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(engine: EngineChoice) -> Self {
-        let options = RuntimeOptions { engine, shards: NonZero::new(1), ..RuntimeOptions::default() };
+        Self::with(RuntimeOptions { engine, ..RuntimeOptions::default() })
+    }
+
+    /// With one shard, whatever the options say.
+    pub(crate) fn with(options: RuntimeOptions) -> Self {
+        let options = RuntimeOptions { shards: NonZero::new(1), ..options };
         Self { runtime: Runtime::new(options).unwrap() }
     }
 

@@ -2,8 +2,11 @@
 //! the guest's way out, to sockets by their paths.
 //!
 //! Owns what is under way before there is a connection. The first line is bounded in length and time, and so are those
-//! that are waited for in number; nothing behind it is taken from the socket.
+//! that are waited for in number: whoever is silent makes room for whoever comes. Nothing behind the line is taken from the
+//! socket.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use std::str;
@@ -11,17 +14,19 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use ringlet_io::Timer;
 use ringlet_io::unix::{Acceptor, Connector, Stream};
-use tokio::sync::mpsc;
+use ringlet_io::{Descriptor, Timer};
+use ringlet_metrics::ConnectionResult;
+use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Caller;
 use super::host::Connect;
 use super::switch::Switch;
+use crate::virtio::LocalBoxFuture;
 
 /// How long somebody who connects may take to say where to.
 const GREETING_TIME: Duration = Duration::from_secs(10);
-/// How many are waited for at a time; the next are accepted later.
+/// How many are waited for at a time; for one more, the one that has waited longest goes.
 const GREETINGS: usize = 64;
 /// Bytes of the longest first line, with its end.
 const LINE: usize = 32;
@@ -34,20 +39,22 @@ pub(super) const GREETINGS_BYTES: u64 = GREETINGS as u64 * 512;
 /// Accepts connections, and connects each to where it wants to go.
 pub(super) async fn accept(switch: Rc<Switch>, acceptor: Acceptor) {
     let budget = switch.budget();
-    let mut greetings = FuturesUnordered::new();
+    let mut greetings = Greetings::default();
     loop {
         tokio::select! {
             biased;
-            Some(greeting) = greetings.next(), if !greetings.is_empty() => {
-                if let Some((stream, port)) = greeting {
+            Some(greeted) = greetings.next() => {
+                if let Some(greeted) = greeted {
                     budget.spend().await;
-                    switch.connect(port, Ok(stream), Caller::Socket);
+                    greeted.connect(&switch);
                 }
             }
-            accepted = acceptor.accept(), if greetings.len() < GREETINGS => match accepted.and_then(Stream::new) {
+            accepted = acceptor.accept() => match accepted.and_then(Stream::new) {
                 Ok(stream) => {
                     budget.spend().await;
-                    greetings.push(greet(switch.cx.timer().clone(), stream, GREETING_TIME));
+                    if let Some(descriptor) = make_room(&switch, &mut greetings).await {
+                        greetings.add(switch.cx.timer().clone(), stream, descriptor);
+                    }
                 }
                 Err(error) => {
                     switch.fail("connections to a guest cannot be accepted", &error);
@@ -58,46 +65,143 @@ pub(super) async fn accept(switch: Rc<Switch>, acceptor: Acceptor) {
     }
 }
 
-/// Waits for the first line; `None`: there is none that makes sense, or not in time.
-async fn greet(timer: Timer, stream: Stream, limit: Duration) -> Option<(Stream, u32)> {
+/// Makes room for one more that has not said where to, and gives the place of its descriptor: those that have waited longest
+/// go, unless they have said so in the end. `None`: connections have all descriptors.
+async fn make_room(switch: &Rc<Switch>, greetings: &mut Greetings) -> Option<Descriptor> {
+    loop {
+        if greetings.len() < GREETINGS
+            && let Some(descriptor) = switch.descriptors.try_take()
+        {
+            return Some(descriptor);
+        }
+        if !greetings.evict() {
+            switch.result(ConnectionResult::NoDescriptors);
+            switch.out_of_descriptors();
+            return None;
+        }
+        if let Some(Some(greeted)) = greetings.next().await {
+            greeted.connect(switch);
+        }
+    }
+}
+
+/// Somebody who has said where to.
+#[derive(Debug)]
+struct Greeted {
+    port: u32,
+    stream: Stream,
+    descriptor: Descriptor,
+}
+
+impl Greeted {
+    fn connect(self, switch: &Rc<Switch>) {
+        let Self { port, stream, descriptor } = self;
+        switch.connect(port, Ok(stream), Some(descriptor), Caller::Socket);
+    }
+}
+
+/// Those that have not said where to, in the order in which they came.
+#[derive(Default)]
+struct Greetings {
+    waiting: FuturesUnordered<LocalBoxFuture<(u64, Option<Greeted>)>>,
+    /// Dropped, it is the last moment of a greeting.
+    patience: BTreeMap<u64, oneshot::Sender<Infallible>>,
+    last: u64,
+}
+
+impl Greetings {
+    fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn add(&mut self, timer: Timer, stream: Stream, descriptor: Descriptor) {
+        let (patience, over) = oneshot::channel();
+        self.last += 1;
+        let number = self.last;
+        self.patience.insert(number, patience);
+        let greeting = greet(timer, stream, descriptor, (GREETING_TIME, over));
+        self.waiting.push(Box::pin(async move { (number, greeting.await) }));
+    }
+
+    /// The next that is over: `Some(None)` if it came to nothing, `None` if there are none. Cancel-safe.
+    async fn next(&mut self) -> Option<Option<Greeted>> {
+        let (number, greeted) = self.waiting.next().await?;
+        self.patience.remove(&number);
+        Some(greeted)
+    }
+
+    /// Ends the one that has waited longest, of those that have not been told to end; false if there is none.
+    fn evict(&mut self) -> bool {
+        self.patience.pop_first().is_some() || !self.waiting.is_empty()
+    }
+}
+
+/// Waits until somebody has said where to, or the time is `over`, or as long as there is; what has arrived by then counts.
+async fn greet(
+    timer: Timer,
+    stream: Stream,
+    descriptor: Descriptor,
+    (limit, over): (Duration, oneshot::Receiver<Infallible>),
+) -> Option<Greeted> {
+    let mut line = Line::default();
     let port = tokio::select! {
         biased;
-        port = wanted_port(&stream) => port,
+        port = wanted_port(&stream, &mut line) => Some(port),
+        _ = over => None,
         () = timer.sleep(limit) => None,
     };
-    Some((stream, port?))
+    let port = match port {
+        Some(port) => port,
+        // Perhaps it is there, and nobody was told yet.
+        None if line.take(&stream, true).ok()? => line.port(),
+        None => None,
+    }?;
+    Some(Greeted { port, stream, descriptor })
 }
 
-async fn wanted_port(stream: &Stream) -> Option<u32> {
-    let mut line = [0; LINE];
-    let mut len = 0;
+async fn wanted_port(stream: &Stream, line: &mut Line) -> Option<u32> {
     loop {
         std::future::poll_fn(|cx| stream.poll_readable(cx)).await.ok()?;
-        match read_line(stream, &mut line, &mut len) {
-            Ok(true) => return parse(line.get(..len)?),
-            Ok(false) => {}
-            Err(_) => return None,
+        if line.take(stream, false).ok()? {
+            return line.port();
         }
     }
 }
 
-/// Takes what is there of the first line, and nothing behind it; true if it is whole.
-fn read_line(stream: &Stream, line: &mut [u8; LINE], len: &mut usize) -> io::Result<bool> {
-    let room = line.get_mut(*len..).unwrap_or_default();
-    if room.is_empty() {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let Some(there) = stream.receive_bytes(room, true)? else { return Ok(false) };
-    let seen = room.get(..there).unwrap_or_default();
-    let end = seen.iter().position(|byte| *byte == b'\n');
-    let wanted = end.map_or(there, |end| end + 1);
-    match stream.receive_bytes(room.get_mut(..wanted).unwrap_or_default(), false)? {
-        None => Ok(false),
-        Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Some(count) => {
-            *len += count;
-            Ok(end.is_some() && count == wanted)
+/// What has come of a first line.
+#[derive(Debug, Default)]
+struct Line {
+    bytes: [u8; LINE],
+    len: usize,
+}
+
+impl Line {
+    /// Takes what is there of it, and nothing behind it; true if it is whole. `unasked`: also if nothing is known of it.
+    fn take(&mut self, stream: &Stream, unasked: bool) -> io::Result<bool> {
+        let receive = |bytes: &mut [u8], peek| match unasked {
+            true => stream.receive_bytes_unasked(bytes, peek),
+            false => stream.receive_bytes(bytes, peek),
+        };
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        if room.is_empty() {
+            return Err(io::ErrorKind::InvalidData.into());
         }
+        let Some(there) = receive(room, true)? else { return Ok(false) };
+        let seen = room.get(..there).unwrap_or_default();
+        let end = seen.iter().position(|byte| *byte == b'\n');
+        let wanted = end.map_or(there, |end| end + 1);
+        match receive(room.get_mut(..wanted).unwrap_or_default(), false)? {
+            None => Ok(false),
+            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(count) => {
+                self.len += count;
+                Ok(end.is_some() && count == wanted)
+            }
+        }
+    }
+
+    fn port(&self) -> Option<u32> {
+        parse(self.bytes.get(..self.len)?)
     }
 }
 
@@ -117,7 +221,8 @@ pub(super) async fn take_over(switch: Rc<Switch>, mut commands: mpsc::Receiver<C
     let budget = switch.budget();
     while let Some(Connect { port, stream, answer }) = commands.recv().await {
         budget.spend().await;
-        switch.connect(port, Stream::new(stream), Caller::Process(answer));
+        let descriptor = switch.descriptors.try_take();
+        switch.connect(port, Stream::new(stream), descriptor, Caller::Process(answer));
     }
 }
 

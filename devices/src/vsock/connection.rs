@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use ringlet_io::unix::Stream;
-use ringlet_io::{Held, ShardContext, Task};
+use ringlet_io::{Descriptor, Held, ShardContext, Task};
 use tokio::sync::oneshot;
 
 use super::buffer::{Data, Pending, RoomFor, Unfit};
@@ -118,6 +118,8 @@ pub(super) struct Connection {
     /// What the guest has said will not come any more, and what it was told will not.
     ended_there: u32,
     ended_here: u32,
+    /// The place of its socket's descriptor, behind the socket because it is given back after it.
+    pub(super) descriptor: Option<Descriptor>,
     /// What is counted for it.
     _held: Held,
 }
@@ -138,6 +140,7 @@ impl Connection {
             asked: false,
             ended_there: 0,
             ended_here: 0,
+            descriptor: None,
             _held: held,
         }
     }
@@ -181,6 +184,7 @@ impl Connection {
             caller.refuse(error);
         }
         (self.stream, self.watcher, self.waker) = (None, None, None);
+        self.descriptor = None;
         self.pending = Pending::default();
         self.owed = Owed::default();
         self.owe(Op::Reset);

@@ -59,10 +59,10 @@ impl VsockDevice {
             let text = format!("context ID {}: {MIN_CID} to {MAX_CID} are possible", options.cid);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let VsockSource { commands, door, listener, path } = source;
+        let VsockSource { commands, door, listener, path, descriptors } = source;
         let acceptor = listener.map(|listener| listener.attach()).transpose()?;
         let calls_out = path.is_some();
-        let switch = Switch::new(cx, owner, options, (door, path), metrics);
+        let switch = Switch::new(cx, owner, options, (door, path, descriptors), metrics);
         let mut jobs = vec![switch.spawn(take_over(Rc::clone(&switch), commands))];
         if let Some(acceptor) = acceptor {
             jobs.push(switch.spawn(accept(Rc::clone(&switch), acceptor)));

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringlet_io::unix::Listener;
+use ringlet_io::{Descriptor, DescriptorShare};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests of the process that wait for the shard.
@@ -33,8 +34,17 @@ pub enum ConnectError {
     #[error("the guest has no driver for its socket device (yet)")]
     NoDriver,
     /// The VM has as many connections as it may have, or the host buffers as much for it as it may.
-    #[error("the VM has no room for another connection")]
+    #[error(
+        "the VM has as many connections as it may have (`max_connections`), or no memory left for one more (`buffers.max`): \
+         end some, or raise that"
+    )]
     Full,
+    /// The connections of all VMs of the process have as many descriptors as they may have.
+    #[error(
+        "the connections of this process's VMs have all the open files that they may have: end some, or raise that \
+         (`vsock_descriptors`, `--vsock-descriptors`), or the limit on open files (`ulimit -n`)"
+    )]
+    NoDescriptors,
     /// The guest reset its socket device meanwhile.
     #[error("the guest has reset its socket device")]
     Reset,
@@ -74,6 +84,7 @@ pub struct VsockSource {
     pub(super) door: Door,
     pub(super) listener: Option<Listener>,
     pub(super) path: Option<PathBuf>,
+    pub(super) descriptors: DescriptorShare,
 }
 
 impl VsockSource {
@@ -87,7 +98,15 @@ impl VsockSource {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let ports = Arc::<Ports>::default();
         let handle = VsockHandle { commands: sender, ports: Arc::clone(&ports) };
-        (Self { commands, door: Door(ports), listener, path }, handle)
+        let descriptors = DescriptorShare::unlimited();
+        (Self { commands, door: Door(ports), listener, path, descriptors }, handle)
+    }
+
+    /// Takes the descriptors of its connections from this share; by default there is no bound but the VM's own.
+    #[must_use]
+    pub fn taking_from(mut self, descriptors: DescriptorShare) -> Self {
+        self.descriptors = descriptors;
+        self
     }
 }
 
@@ -133,6 +152,8 @@ pub struct VsockIncoming {
     pub stream: UnixStream,
     /// The guest's port.
     pub guest_port: u32,
+    /// The place of the stream's descriptor, to be kept as long as that is open.
+    pub descriptor: Descriptor,
 }
 
 /// Takes the guest's connections to one port of the host.
@@ -204,15 +225,22 @@ impl Ports {
     /// process listens there.
     ///
     /// # Errors
-    /// `WouldBlock`: too many wait to be accepted. What the kernel says.
-    pub(super) fn offer(&self, port: u32, guest_port: u32) -> Option<io::Result<OwnedFd>> {
+    /// `WouldBlock`: too many wait to be accepted. `QuotaExceeded`: there is no place for the stream's descriptor. What the
+    /// kernel says.
+    pub(super) fn offer(
+        &self,
+        port: u32,
+        guest_port: u32,
+        descriptors: &DescriptorShare,
+    ) -> Option<io::Result<OwnedFd>> {
         let open = self.lock();
         let sender = open.listeners.get(&port)?;
         let offer = || {
             let place = sender.try_reserve().map_err(|_| io::ErrorKind::WouldBlock)?;
+            let descriptor = descriptors.try_take().ok_or(io::ErrorKind::QuotaExceeded)?;
             let (ours, stream) = UnixStream::pair()?;
             stream.set_nonblocking(true)?;
-            place.send(VsockIncoming { stream, guest_port });
+            place.send(VsockIncoming { stream, guest_port, descriptor });
             Ok(ours.into())
         };
         Some(offer())

@@ -24,9 +24,10 @@ fn a_port_has_one_listener_until_that_is_dropped() {
 #[test]
 fn what_the_guest_connects_to_is_a_pair_of_sockets() {
     let (source, handle) = VsockSource::new(None, None);
-    assert!(source.door.0.offer(5, 77).is_none(), "nobody listens");
+    assert!(source.door.0.offer(5, 77, &DescriptorShare::unlimited()).is_none(), "nobody listens");
     let mut listener = handle.listen(5).unwrap();
-    let mut ours = UnixStream::from(source.door.0.offer(5, 77).unwrap().unwrap());
+    let mut ours =
+        UnixStream::from(source.door.0.offer(5, 77, &DescriptorShare::unlimited()).unwrap().unwrap());
     let mut incoming = now(listener.accept()).unwrap().unwrap();
     assert_eq!(incoming.guest_port, 77);
     ours.write_all(b"hello").unwrap();
@@ -41,7 +42,7 @@ fn what_the_guest_connects_to_is_a_pair_of_sockets() {
 fn sec_02_connections_that_nobody_accepts_are_bounded() {
     let (source, handle) = VsockSource::new(None, None);
     let _listener = handle.listen(5).unwrap();
-    let offer = |port| source.door.0.offer(5, port).unwrap();
+    let offer = |port| source.door.0.offer(5, port, &DescriptorShare::unlimited()).unwrap();
     let kept: Vec<_> = (0..BACKLOG as u32).map(|port| offer(port).unwrap()).collect();
     assert_eq!(offer(1000).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(kept);

@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use ringlet_io::Held;
 use ringlet_io::unix::Stream;
+use ringlet_io::{Descriptor, Held};
 use ringlet_metrics::ConnectionResult;
 
 use super::config::{WINDOWS, connection_bytes};
@@ -52,6 +52,14 @@ impl Switch {
         connection.stream = Some(Rc::new(stream));
     }
 
+    /// There is no place for another descriptor.
+    pub(super) fn out_of_descriptors(&self) {
+        let pool = self.descriptors.pool();
+        let (used, max) = (pool.used(), pool.max());
+        let text = format!("{used} of {max} are in use by the connections of all VMs");
+        self.fail("a connection is refused for want of descriptors", &io::Error::other(text));
+    }
+
     /// A connection from port 9 of a guest that takes all there is.
     #[cfg(test)]
     pub(super) fn open_for_test(self: &Rc<Self>, stream: Stream) {
@@ -71,7 +79,18 @@ impl Switch {
     }
 
     /// Connects a socket to a port of the guest.
-    pub(super) fn connect(self: &Rc<Self>, port: u32, stream: io::Result<Stream>, caller: Caller) {
+    pub(super) fn connect(
+        self: &Rc<Self>,
+        port: u32,
+        stream: io::Result<Stream>,
+        descriptor: Option<Descriptor>,
+        caller: Caller,
+    ) {
+        let Some(descriptor) = descriptor else {
+            self.result(ConnectionResult::NoDescriptors);
+            self.out_of_descriptors();
+            return caller.refuse(ConnectError::NoDescriptors);
+        };
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
@@ -88,6 +107,7 @@ impl Switch {
         let pair = Pair { guest: port, host };
         let mut connection = Connection::new(pair, Phase::Requested(caller), window, held);
         self.give(&mut connection, stream);
+        connection.descriptor = Some(descriptor);
         self.insert(connection, Some(Op::Request));
     }
 
@@ -109,12 +129,17 @@ impl Switch {
     /// The guest asks for a connection: what became of that, if it is known yet.
     pub(super) fn requested(self: &Rc<Self>, header: &Header, pair: Pair) -> Option<ConnectionResult> {
         let Some((window, held)) = self.admit() else { return Some(ConnectionResult::Full) };
+        let Some(descriptor) = self.descriptors.try_take() else {
+            self.out_of_descriptors();
+            return Some(ConnectionResult::NoDescriptors);
+        };
         let connection = |phase| {
             let mut connection = Connection::new(pair, phase, window, held);
+            connection.descriptor = Some(descriptor);
             // Nothing was sent yet, so that it has passed on nothing.
             connection.credit.hear(header.buf_alloc, header.fwd_cnt).map(|()| connection)
         };
-        match self.door.0.offer(pair.host, pair.guest) {
+        match self.door.0.offer(pair.host, pair.guest, &self.descriptors) {
             Some(Ok(fd)) => match Stream::new(fd) {
                 Ok(stream) => {
                     let Ok(mut connection) = connection(Phase::Open) else {
@@ -129,7 +154,17 @@ impl Switch {
                     Some(ConnectionResult::Failed)
                 }
             },
-            Some(Err(_)) => Some(ConnectionResult::Refused),
+            Some(Err(error)) => Some(match error.kind() {
+                io::ErrorKind::WouldBlock => ConnectionResult::Refused,
+                io::ErrorKind::QuotaExceeded => {
+                    self.out_of_descriptors();
+                    ConnectionResult::NoDescriptors
+                }
+                _ => {
+                    self.fail("a connection cannot be handed to the process", &error);
+                    ConnectionResult::Failed
+                }
+            }),
             None if self.path.is_some() => {
                 let Ok(connection) = connection(Phase::Connecting) else {
                     return Some(ConnectionResult::Failed);

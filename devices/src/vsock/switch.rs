@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ringlet_io::unix::Scratch;
-use ringlet_io::{Buffers, GuestRam, Owner, ShardContext};
+use ringlet_io::{Buffers, DescriptorShare, GuestRam, Owner, ShardContext};
 use ringlet_metrics::{ConnectionResult, DeviceMetrics, ResetReason};
 use tokio::sync::Notify;
 
@@ -48,6 +48,7 @@ pub(super) struct Switch {
     pub(super) buffers: Buffers,
     pub(super) door: Door,
     pub(super) path: Option<PathBuf>,
+    pub(super) descriptors: DescriptorShare,
     pub(super) table: RefCell<Table>,
     replies: RefCell<VecDeque<Header>>,
     /// The next packet is an answer, if there is one.
@@ -72,7 +73,7 @@ impl Switch {
         cx: &ShardContext,
         owner: &Owner,
         options: &VsockOptions,
-        (door, path): (Door, Option<PathBuf>),
+        (door, path, descriptors): (Door, Option<PathBuf>, DescriptorShare),
         metrics: Arc<DeviceMetrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -86,6 +87,7 @@ impl Switch {
             buffers: owner.buffers().clone(),
             door,
             path,
+            descriptors,
             table: RefCell::new(Table::new(options.connections())),
             replies: RefCell::default(),
             replies_first: Cell::new(false),

@@ -95,6 +95,17 @@ impl Stream {
         unless_not_now(self.watch.attempt(Interest::READABLE, receive))
     }
 
+    /// As [`Self::receive_bytes`], also if nothing is known of it: whoever asks for the last time has no time to be told.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn receive_bytes_unasked(&self, bytes: &mut [u8], peek: bool) -> io::Result<Option<usize>> {
+        let flags = if peek { RecvFlags::DONTWAIT | RecvFlags::PEEK } else { RecvFlags::DONTWAIT };
+        unless_not_now(
+            retry_on_intr(|| recv(&self.fd, &mut *bytes, flags)).map(|got| got.0).map_err(io::Error::from),
+        )
+    }
+
     /// Sends some of `bytes`. `None`: not now.
     ///
     /// # Errors

@@ -175,7 +175,7 @@ impl<'a> Plan<'a> {
             config.ringlet.tenant.as_ref().map(|tenant| runtime.tenants.enter(tenant)).transpose()?;
         let output = resources.virtio_console.unwrap_or_else(|| console.clone());
         let shared = runtime.tenants.shared(tenant.as_ref());
-        let virtio = Virtio::open(config, output, &shared, &runtime.cids)?;
+        let virtio = Virtio::open(config, output, &shared, runtime)?;
         let mut bill = Bill::default();
         bill.add("serial port", board::serial_memory(&console));
         virtio.add_to(&mut bill, &console);

@@ -26,7 +26,6 @@ use super::board::Lines;
 use super::net::Interface;
 use super::vsock::{Kept, SocketDevice};
 use crate::buffers::Bill;
-use crate::cids::Cids;
 use crate::config::{
     CONSOLE_ID, CacheType, Drive, DriveExtras, ENTROPY_ID, LimitsConfig, MAX_DEVICES, VSOCK_ID, VmConfig,
     Volatile, device_count,
@@ -36,6 +35,7 @@ use crate::devices::throttle::{self, DISKS, DeviceLimits, Limitable, NETS, Toget
 use crate::devices::{WorkerSeed, seed};
 use crate::error::{Error, Result};
 use crate::kvm::vm::VmFds;
+use crate::runtime::Inner;
 use crate::tenants::SharedLimits;
 use crate::vsock::VmSockets;
 
@@ -115,12 +115,12 @@ pub(super) struct Made {
 
 impl Virtio {
     /// Opens what the devices of `config` need; `console` is where the output of a virtio console goes, `shared` what
-    /// its disks and interfaces have together with those of other VMs, `cids` the addresses of all VMs' socket devices.
+    /// its disks and interfaces have together with those of other VMs, `runtime` what all VMs' socket devices share.
     pub(super) fn open(
         config: &VmConfig,
         console: Console,
         shared: &SharedLimits,
-        cids: &Arc<Cids>,
+        runtime: &Inner,
     ) -> Result<Self> {
         Limitable::of(config, shared).check(&config.ringlet.limits)?;
         let (disks, nets) = together(config, shared);
@@ -129,7 +129,7 @@ impl Virtio {
             devices.push(Planned::Net(Interface::open(interface, config.ringlet.tenant.is_some(), &nets)?));
         }
         if let Some(vsock) = &config.vsock {
-            devices.push(Planned::Vsock(SocketDevice::open(vsock, cids)?));
+            devices.push(Planned::Vsock(SocketDevice::open(vsock, runtime)?));
         }
         if let Some(entropy) = &config.entropy {
             let own = entropy.rate_limiter.unwrap_or_default().limits();

@@ -6,14 +6,15 @@ use ringlet_devices::virtio::{DeviceMemory, VirtioDevice};
 use ringlet_devices::vsock::{VsockDevice, VsockHandle, VsockOptions, VsockSource};
 use ringlet_io::net::duplicate;
 use ringlet_io::unix::{ListenError, Listener, SocketFile};
-use ringlet_io::{Owner, ShardContext};
+use ringlet_io::{DescriptorShare, Owner, ShardContext};
 use ringlet_metrics::DeviceKind;
 
 use super::virtio::{Made, Site};
-use crate::cids::{Cid, Cids};
+use crate::cids::Cid;
 use crate::config::{VSOCK_ID, Vsock};
 use crate::devices::throttle::DeviceLimits;
 use crate::error::{Error, Result};
+use crate::runtime::Inner;
 use crate::vsock::VmSockets;
 
 /// A socket device that is to be, with its host's side open.
@@ -21,6 +22,7 @@ pub(super) struct SocketDevice {
     options: VsockOptions,
     source: VsockSource,
     handle: VsockHandle,
+    descriptors: DescriptorShare,
     limits: DeviceLimits,
     kept: Kept,
 }
@@ -34,14 +36,16 @@ pub(super) struct Kept {
 
 impl SocketDevice {
     /// Opens the host's side. Waits for the kernel.
-    pub(super) fn open(config: &Vsock, cids: &Arc<Cids>) -> Result<Self> {
+    pub(super) fn open(config: &Vsock, runtime: &Inner) -> Result<Self> {
         let (listener, file) = listener(config)?;
+        let descriptors = runtime.descriptors.share();
         let (source, handle) = VsockSource::new(listener, config.uds_path.clone());
-        let cid = Cid::take(cids, config.guest_cid);
+        let source = source.taking_from(descriptors.clone());
+        let cid = Cid::take(&runtime.cids, config.guest_cid);
         let mut options = VsockOptions::new(VSOCK_ID, cid.number().into());
         options.max_connections = config.ringlet.max_connections;
         let limits = DeviceLimits { own: config.limits(), together: None };
-        Ok(Self { options, source, handle, limits, kept: Kept { _file: file, _cid: cid } })
+        Ok(Self { options, source, handle, descriptors, limits, kept: Kept { _file: file, _cid: cid } })
     }
 
     /// What it takes of the host's memory.
@@ -51,11 +55,11 @@ impl SocketDevice {
 
     /// Makes the device; the process's side of it, and what is to be kept, are put aside.
     pub(super) fn make(self, site: &Site<'_>, sockets: &mut Option<(VmSockets, Kept)>) -> Made {
-        let Self { options, source, handle, limits, kept } = self;
+        let Self { options, source, handle, descriptors, limits, kept } = self;
         let cid = u32::try_from(options.cid).unwrap_or(u32::MAX);
-        *sockets = Some((VmSockets { handle, cid }, kept));
         let (identity, config) = (options.identity(), options.config());
         let metrics = site.metrics.register_device(VSOCK_ID, DeviceKind::Vsock);
+        *sockets = Some((VmSockets { handle, cid, descriptors, metrics: Arc::clone(&metrics) }, kept));
         let (space, numbers) = (config.clone(), Arc::clone(&metrics));
         Made {
             identity,

@@ -133,6 +133,10 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) shards: Option<NonZero<u32>>,
 
+    /// Open files that connections of all VMs' sockets (--vsock) may take together [default: half of `ulimit -n`]
+    #[arg(long, value_name = "N")]
+    pub(super) vsock_descriptors: Option<u32>,
+
     /// Serve Prometheus metrics at http://ADDR/metrics, or on a Unix socket
     #[arg(long, value_name = "ADDR|unix:PATH")]
     pub(super) metrics: Option<Endpoint>,

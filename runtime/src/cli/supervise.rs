@@ -36,7 +36,7 @@ const REPORT_TIME: Duration = Duration::from_secs(1);
 pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
     log::start(args.log_level);
     let config = args.config()?;
-    if args.count.get() > 1 {
+    if args.count.get() > 1 || config.vsock.is_some() {
         raise_open_files();
     }
     if open_files_limit().is_some_and(|limit| limit < LEAST_OPEN_FILES) {
@@ -49,7 +49,7 @@ pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
     status
 }
 
-/// Every VM takes a handful of descriptors; the usual soft limit is for programs that use `select(2)`.
+/// Every VM takes a handful of descriptors, and so many connections one each; the usual soft limit is for programs that use `select(2)`.
 pub(super) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -76,8 +76,12 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let console = console(single)?;
     let outcomes = args.outcome.as_deref().map(|target| OutcomeLog::open(target, &console)).transpose()?;
     let mut reporter = Reporter::new(outcomes);
-    let runtime =
-        Runtime::new(RuntimeOptions { engine: args.io_engine.into(), shards, ..RuntimeOptions::default() })?;
+    let runtime = Runtime::new(RuntimeOptions {
+        engine: args.io_engine.into(),
+        shards,
+        vsock_descriptors: args.vsock_descriptors,
+        ..RuntimeOptions::default()
+    })?;
     let serve = |endpoint| MetricsServer::start(endpoint, runtime.registry().clone());
     let _metrics = args.metrics.as_ref().map(serve).transpose()?;
     let (vms, begun): (Vec<_>, Vec<_>) = match launch(&runtime, args, &config, &mut signals, &console).await {
