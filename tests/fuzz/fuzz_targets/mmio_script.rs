@@ -15,16 +15,17 @@ use libfuzzer_sys::fuzz_target;
 use ringlet_devices::testing::{Buffer, Descriptor, DriverQueue, Rig};
 use ringlet_devices::virtio::spec::descriptor::{INDIRECT, NEXT, WRITE};
 use ringlet_devices::virtio::spec::{register, status};
-use ringlet_devices::virtio::{HostEvent, WorkerError};
+use ringlet_devices::virtio::{HostEvent, VirtioState, WorkerError};
+use ringlet_devices::vsock::packet::{HEADER, HOST_CID, Header, Op, STREAM};
 use ringlet_devices::{Action, Then};
-use ringlet_fuzz::{Device, Ends, FILLER, leave, rig, work_until};
+use ringlet_fuzz::{CID, Device, PORT, Side, here, leave, rig, work_until};
 
 /// Operations of one input: fewer than the slow writes that the worker does without delay.
 const OPERATIONS: usize = 64;
 /// vCPUs that may wait.
 const VCPUS: usize = 3;
 /// Where indirect tables are: [`TABLES`] of them, of 1 KiB each.
-const TABLE: u64 = 0x2_0000;
+const TABLE: u64 = 0x3_0000;
 const TABLES: u64 = 8;
 /// Bytes of the configuration and beyond that a script may reach.
 const WINDOW: u16 = 0x210;
@@ -73,7 +74,7 @@ struct Bench {
     device: Device,
     /// `None` only while it is replaced.
     rig: Option<Rig>,
-    ends: Option<Ends>,
+    side: Side,
     queues: Vec<DriverQueue>,
     waiting: Vec<Waiting>,
     suspended: bool,
@@ -84,13 +85,13 @@ struct Bench {
 
 impl Bench {
     fn new(device: Device) -> Self {
-        let (subject, ends) = device.make();
+        let (subject, side) = device.make();
         let rig = rig(device, subject, None);
         let queues = rig.queues();
         rig.ram.take_host_dirty();
         let (suspended, stopped, waiting) = (false, false, Vec::new());
         let (rig, status, memory) = (Some(rig), 0, Memory::default());
-        Self { device, rig, ends, queues, waiting, suspended, stopped, status, memory }
+        Self { device, rig, side, queues, waiting, suspended, stopped, status, memory }
     }
 
     fn rig(&self) -> &Rig {
@@ -159,7 +160,7 @@ impl Bench {
             }
             16 => self.host(input.arbitrary()?),
             17 => self.save(),
-            18 => self.sit(input.arbitrary()?),
+            18 => self.side.act(input.arbitrary()?),
             _ => self.rig().settle(),
         }
         self.look();
@@ -312,6 +313,25 @@ impl Bench {
         self.poke(at, &bytes);
     }
 
+    /// The header of a packet of a guest's socket, which mostly makes sense, before `len` bytes in all.
+    fn put_packet(&mut self, at: u64, kind: u8, ports: u8, len: u32) {
+        let op = Op::ALL[usize::from(kind) % Op::ALL.len()];
+        let header = Header {
+            src_cid: CID,
+            dst_cid: HOST_CID,
+            src_port: u32::from(ports % 8),
+            // The one at which the process listens, or the first that it was given.
+            dst_port: if ports & 0x80 == 0 { PORT } else { (1 << 30) + u32::from(ports >> 3 & 0xF) },
+            len: if op == Op::Data { len.saturating_sub(HEADER as u32) } else { 0 },
+            kind: STREAM,
+            op: op.number(),
+            flags: if op == Op::Shutdown { u32::from(kind >> 6) } else { 0 },
+            buf_alloc: 0x1_0000,
+            fwd_cnt: 0,
+        };
+        self.poke(at, &header.bytes());
+    }
+
     /// A request as it should be, or nearly so, of three descriptors.
     fn request(&mut self, queue: u8, kind: u8, sector: u8, len: u16) {
         let index = self.queue(queue).index;
@@ -320,7 +340,12 @@ impl Bench {
         queue.next_descriptor = (head + 3) % size;
         let at = place((head % 61) as u8, 0);
         let data = u32::from(len) % 0x600;
-        let output = self.device == Device::Console && index == 1 || kind & 1 != 0;
+        let output = match self.device {
+            Device::Block | Device::Entropy => kind & 1 != 0,
+            Device::Console | Device::Net => index % 2 == 1 || kind & 1 != 0,
+            // Packets of any kind go out, and room is offered.
+            Device::Vsock => index == 1,
+        };
         let buffers = match self.device {
             Device::Block => vec![
                 Buffer::readable(at, 16),
@@ -329,7 +354,11 @@ impl Bench {
             ],
             _ => vec![Buffer { gpa: at, len: data.max(1), writable: !output }],
         };
-        self.put_header(at, kind, sector);
+        match self.device {
+            Device::Vsock if output => self.put_packet(at, kind, sector, data),
+            Device::Net if index % 2 == 1 => self.put_header(at, 0, 0),
+            _ => self.put_header(at, kind, sector),
+        }
         for (place, descriptor) in Descriptor::chain(&buffers, head, size) {
             self.describe(table + 16 * u64::from(place), descriptor);
         }
@@ -365,7 +394,9 @@ impl Bench {
                 self.suspended = true;
             }
             96..=191 => self.resume(),
-            192..=223 => self.rig().notice(HostEvent::BackendChanged),
+            192..=207 => self.rig().notice(HostEvent::BackendChanged),
+            208..=215 => self.rig().notice(HostEvent::LinkDown),
+            216..=223 => self.rig().notice(HostEvent::LinkUp),
             _ => {
                 let (columns, rows) = (u16::from(what), 24);
                 self.rig().notice(HostEvent::Resized { columns, rows });
@@ -400,22 +431,15 @@ impl Bench {
         self.waiting.clear();
         let text = serde_json::to_string(&saved).expect("a state is data");
         let saved = serde_json::from_str(&text).expect("as it was written");
-        let (subject, ends) = self.device.make();
+        let (subject, side) = self.device.make();
         self.rig().try_restore(self.device.make().0, saved).expect("a saved state is taken back");
         let saved = serde_json::from_str(&text).expect("as before");
         let rig = self.rig.take().expect("a rig").replace(subject, Some(saved));
-        self.ends = ends;
-        assert_eq!(serde_json::to_string(&rig.save().expect("it starts suspended")).expect("data"), text);
+        self.side = side;
+        let again = rig.save().expect("it starts suspended");
+        let saved: VirtioState = serde_json::from_str(&text).expect("as before");
+        assert_eq!(again, here(&saved, &again));
         self.rig = Some(rig);
-    }
-
-    /// What is done at a console.
-    fn sit(&mut self, len: u8) {
-        if let Some(Ends { typing, reading }) = &self.ends {
-            reading.take(&mut Vec::new());
-            // After a stop, nobody reads.
-            let _ = typing.try_write(&vec![FILLER; len.into()]);
-        }
     }
 
     fn finish(mut self) {
@@ -446,7 +470,7 @@ impl Bench {
         let head = self.rig().send(&mut queues[usize::from(subject.queue)], &buffers);
         self.queues = queues;
         let served = |bench: &mut Self| {
-            bench.sit(0);
+            bench.side.act(0);
             bench.queues.iter().any(|queue| queue.used_index() != queue.taken)
         };
         work_until(self, Self::rig, "a request is served after the reset", served);

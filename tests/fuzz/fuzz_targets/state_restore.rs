@@ -16,7 +16,7 @@ use ringlet_devices::testing::{Buffer, DriverQueue, Rig};
 use ringlet_devices::virtio::spec::{feature, register, status};
 use ringlet_devices::virtio::{DeviceState, QueueState, VirtioState, WorkerError};
 use ringlet_devices::{Cmos, Ioapic, Overflow, Serial, SerialOutput};
-use ringlet_fuzz::{Device, Ends, leave, rig, with_left, work_until};
+use ringlet_fuzz::{Device, Side, here, leave, rig, with_left, work_until};
 use ringlet_io::{GuestRam, InterruptLine};
 use ringlet_metrics::{Registry, VmInfo, VmMetrics};
 use serde_json::from_slice;
@@ -27,9 +27,13 @@ const CHANGES: usize = 16;
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
     let is_json = first & 0x80 != 0;
-    match first % 0x80 % 6 {
-        number @ 0..=2 => {
-            let device = Device::pick(number);
+    match first % 0x80 % 8 {
+        number @ (0..=2 | 6 | 7) => {
+            let device = match number {
+                6 => Device::Net,
+                7 => Device::Vsock,
+                number => Device::pick(number),
+            };
             let state = if is_json { from_slice(rest).ok() } else { changed(device, rest).ok() };
             if let Some(state) = state {
                 check(device, &state);
@@ -43,7 +47,8 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// States of a device that were saved: at its start, when its features were agreed, and at work.
 fn saved(device: Device) -> &'static [VirtioState; 3] {
-    static SAVED: [OnceLock<[VirtioState; 3]>; 3] = [const { OnceLock::new() }; 3];
+    static SAVED: [OnceLock<[VirtioState; 3]>; Device::ALL.len()] =
+        [const { OnceLock::new() }; Device::ALL.len()];
     SAVED[device as usize].get_or_init(|| {
         let (subject, _) = device.make();
         let (queue, request) = (subject.queue, subject.request);
@@ -124,13 +129,18 @@ fn change(state: &mut VirtioState, input: &mut Unstructured<'_>) -> Result<()> {
             None => state.queues.push(None),
         },
         _ => {
-            state.device = match which % 3 {
+            state.device = match which % 5 {
                 0 => DeviceState::Stateless,
                 1 => DeviceState::Block { writeback: which & 0x40 != 0, lost: which & 0x80 != 0 },
-                _ => {
+                2 => {
                     let (columns, rows, sent) = input.arbitrary()?;
                     DeviceState::Console { columns, rows, sent }
                 }
+                3 => {
+                    let (mac, pairs, offloads, link_up) = input.arbitrary()?;
+                    DeviceState::Net { mac, pairs, offloads, link_up }
+                }
+                _ => DeviceState::Vsock { cid: input.arbitrary()? },
             };
         }
     }
@@ -139,7 +149,7 @@ fn change(state: &mut VirtioState, input: &mut Unstructured<'_>) -> Result<()> {
 
 fn check(device: Device, state: &VirtioState) {
     let _ = saved(device);
-    let (subject, ends) = device.make();
+    let (subject, side) = device.make();
     let (queue, request) = (usize::from(subject.queue), subject.request);
     if with_left(device, |rig| rig.try_restore(device.make().0, state.clone())).is_err() {
         return;
@@ -153,10 +163,10 @@ fn check(device: Device, state: &VirtioState) {
         queue.add(&buffers);
         queue.add(&buffers);
     }
-    let mut bench = Bench { rig, ends, queues };
+    let mut bench = Bench { rig, side, queues };
     match bench.rig.save() {
         Ok(saved) => {
-            assert_eq!(saved, *state, "it saves what it was made of");
+            assert_eq!(saved, here(state, &saved), "it saves what it was made of");
             bench.go_on(device);
             bench.serve(queue, request);
             bench.rig.stop().expect("it stops");
@@ -197,7 +207,7 @@ fn check_possible(state: &VirtioState, rig: &Rig) {
 
 struct Bench {
     rig: Rig,
-    ends: Option<Ends>,
+    side: Side,
     queues: Vec<DriverQueue>,
 }
 
@@ -226,9 +236,7 @@ impl Bench {
             |bench| &bench.rig,
             "a request is served after the reset",
             |bench| {
-                if let Some(ends) = &bench.ends {
-                    ends.reading.take(&mut Vec::new());
-                }
+                bench.side.act(0);
                 bench.queues.iter().any(|queue| queue.used_index() != queue.taken)
             },
         );

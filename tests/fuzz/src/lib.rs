@@ -3,6 +3,12 @@
 //!
 //! Owns no check. An input starts with a new device and with guest memory that is all zeroes.
 
+mod net;
+mod sockets;
+
+pub use net::Network;
+pub use sockets::{PORT, Process};
+
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -12,7 +18,7 @@ use ringlet_devices::console::{
 };
 use ringlet_devices::rng::Rng;
 use ringlet_devices::testing::{Buffer, EngineKind, Options, PATIENCE, Rig, Subject};
-use ringlet_devices::virtio::{ConfigSpace, VirtioState};
+use ringlet_devices::virtio::{ConfigSpace, DeviceState, VirtioState};
 use ringlet_devices::vsock::{VsockDevice, VsockHandle, VsockOptions, VsockSource};
 use ringlet_io::GuestRam;
 use ringlet_io::disk::DiskSource;
@@ -27,6 +33,9 @@ pub const CID: u64 = 3;
 /// Size in bytes of the pipes of a console.
 pub const PIPE: usize = 256;
 
+/// The bit of the interrupt status that tells of a change of the configuration (virtio 1.2, section 4.2.2).
+const CONFIG_CHANGED: u8 = 2;
+
 /// A device under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
@@ -36,29 +45,67 @@ pub enum Device {
     Entropy,
     /// A console between two pipes.
     Console,
-    /// A socket device. Made by its own target only.
+    /// A network interface with two pairs of queues.
+    Net,
+    /// A socket device.
     Vsock,
 }
 
+/// Who is at the host's side of a device.
+#[derive(Debug)]
+pub enum Side {
+    /// Nobody that does anything.
+    Nobody,
+    /// Who sits at a console.
+    Console(Ends),
+    /// Who sends packets to an interface.
+    Network(Network),
+    /// A process that connects to the guest, and listens.
+    Process(Process),
+}
+
 impl Device {
-    /// Those that any target can make.
-    pub const ALL: [Self; 3] = [Self::Block, Self::Entropy, Self::Console];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Block, Self::Entropy, Self::Console, Self::Net, Self::Vsock];
 
     /// One of them, by a number.
     pub fn pick(number: u8) -> Self {
         Self::ALL[usize::from(number) % Self::ALL.len()]
     }
 
-    /// The device, new, and who sits at it if it is a console.
-    pub fn make(self) -> (Subject, Option<Ends>) {
+    /// The device, new, and its host's side.
+    pub fn make(self) -> (Subject, Side) {
         match self {
-            Self::Block => (block(), None),
-            Self::Entropy => (entropy(), None),
+            Self::Block => (block(), Side::Nobody),
+            Self::Entropy => (entropy(), Side::Nobody),
             Self::Console => {
                 let (subject, ends) = console(PIPE);
-                (subject, Some(ends))
+                (subject, Side::Console(ends))
             }
-            Self::Vsock => (vsock().0, None),
+            Self::Net => {
+                let (subject, network) = net::net();
+                (subject, Side::Network(network))
+            }
+            Self::Vsock => {
+                let (subject, handle) = vsock();
+                (subject, Side::Process(Process::new(handle)))
+            }
+        }
+    }
+}
+
+impl Side {
+    /// Does what somebody there does, with so many bytes: takes what came, and sends something.
+    pub fn act(&mut self, len: u8) {
+        match self {
+            Self::Nobody => {}
+            Self::Console(Ends { typing, reading }) => {
+                reading.take(&mut Vec::new());
+                // After a stop, nobody reads.
+                let _ = typing.try_write(&vec![FILLER; len.into()]);
+            }
+            Self::Network(network) => network.send(len),
+            Self::Process(process) => process.act(len),
         }
     }
 }
@@ -97,7 +144,7 @@ pub fn with_left<T>(device: Device, look: impl FnOnce(&Rig) -> T) -> T {
 }
 
 fn left(device: Device) -> &'static Mutex<Option<Rig>> {
-    static LEFT: [Mutex<Option<Rig>>; 4] = [const { Mutex::new(None) }; 4];
+    static LEFT: [Mutex<Option<Rig>>; Device::ALL.len()] = [const { Mutex::new(None) }; Device::ALL.len()];
     &LEFT[device as usize]
 }
 
@@ -108,6 +155,21 @@ pub fn work_until<B>(bench: &mut B, rig: fn(&B) -> &Rig, what: &str, happened: f
         assert!(Instant::now() < deadline, "{what}: did not happen within {PATIENCE:?}");
         rig(bench).on_shard(|cx| async move { cx.next_turn().await });
     }
+}
+
+/// A state as a device saves it that was made of it: with what the host decides, of which the driver is told, an address and
+/// a link.
+pub fn here(state: &VirtioState, saved: &VirtioState) -> VirtioState {
+    let mut state = state.clone();
+    match (&mut state.device, &saved.device) {
+        (DeviceState::Vsock { cid }, DeviceState::Vsock { cid: now }) => *cid = *now,
+        (DeviceState::Net { link_up, .. }, DeviceState::Net { link_up: now, .. }) if *link_up != *now => {
+            *link_up = *now;
+            state.transport.interrupt_status |= saved.transport.interrupt_status & CONFIG_CHANGED;
+        }
+        _ => {}
+    }
+    state
 }
 
 /// Fills the memory that anybody but its guest wrote with zeroes.
