@@ -278,6 +278,30 @@ on_both_engines! {
         println!("{line}");
     }
 
+    /// What `ringlet bench vsock` relies on.
+    async fn the_ports_of_a_benchmark_do_what_they_are_for(host: Host) {
+        let guest = host.bundled_with(config(Vsock::new(), &["bench"]));
+        guest.until_printed("ready on ports 1024 to 1027");
+        let stream = async |port| within(guest.vm.vsock_connect(port)).await.unwrap().into_std().unwrap();
+        there_and_back(stream(PORT).await, 10_000);
+        let said = |mut stream: UnixStream| {
+            let mut line = String::new();
+            stream.read_to_string(&mut line).unwrap();
+            line.trim_end().split(' ').map(|number| number.parse().unwrap()).collect::<Vec<u64>>()
+        };
+        let mut sink = patient(stream(PORT + 1).await);
+        sink.write_all(&pattern(300_000)).unwrap();
+        sink.shutdown(Shutdown::Write).unwrap();
+        assert!(matches!(said(sink)[..], [300_000, _nanoseconds]));
+        let mut source = patient(stream(PORT + 2).await);
+        source.read_exact(&mut vec![0; 300_000]).unwrap();
+        drop(source);
+        let exits = said(patient(stream(PORT + 3).await));
+        assert!(exits.len() == 3 && exits.iter().all(|number| *number > 0), "{exits:?}");
+        eventually("the connections are forgotten", || open_connections(&host) == 0.0);
+        within(guest.vm.stop()).await;
+    }
+
     async fn unix_sockets_lead_to_the_guest_and_from_it(host: Host) {
         let (_folder, path) = socket_path();
         let guest = echo(&host, Vsock::new().uds(&path));

@@ -13,7 +13,7 @@ const LOOM_PACKAGES: [&str; 3] = ["ringlet-io", "ringlet-devices", "ringlet"];
 /// Cargo workspaces of their own, which `--workspace` does not reach.
 const OTHER_WORKSPACES: [&str; 2] = ["examples/guests/Cargo.toml", "tests/fuzz/Cargo.toml"];
 /// The benchmarks, each run with `--quick`: that they work, not what they say.
-const BENCHES: [&str; 6] = ["boot", "block", "net", "density", "victim", "limiter"];
+const BENCHES: [&str; 7] = ["boot", "block", "net", "vsock", "density", "victim", "limiter"];
 /// Seconds of fuzzing of each target in `ci`.
 const FUZZ_SECONDS: &str = "30";
 

@@ -26,6 +26,7 @@ mod target;
 mod unnamed;
 mod usage;
 mod victim;
+mod vsock;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Bench {
     Block(block::BlockOptions),
     /// A guest's network, compared with its tap without a VM and with QEMU
     Net(net::NetOptions),
+    /// Streams between host and guest, compared with a Unix socket without a VM and with an exit
+    Vsock(Options),
     /// Many VMs with a disk in one process: making, keeping and ending them
     Density(Options),
     /// A VM's disk beside VMs that mean harm
@@ -94,6 +97,7 @@ pub(super) fn run(args: &BenchArgs) -> CliResult<ExitCode> {
         Bench::Boot(options) => present(boot::run(*options)?, *options),
         Bench::Block(args) => present(block::run(args)?, args.options),
         Bench::Net(args) => present(net::run(args)?, args.options),
+        Bench::Vsock(options) => present(vsock::run(*options)?, *options),
         Bench::Density(options) => present(density::run(*options)?, *options),
         Bench::Victim(options) => present(victim::run(*options)?, *options),
         Bench::Limiter(args) => present(limiter::run(args)?, args.options),

@@ -1,11 +1,12 @@
 //! Stream sockets between guest and host: sends back whatever comes on a port, on many connections at once; or connects to
-//! a port of the host, and checks what comes back, or measures how long that takes.
+//! a port of the host, and checks what comes back, or measures how long that takes. Serves a benchmark, too.
 
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+mod bench;
 #[path = "../blkbench/histogram.rs"]
 mod histogram;
 mod options;
@@ -98,6 +99,7 @@ fn run(context: &Context, options: &Options) -> Result<(), Failure> {
     let mut vsock = Vsock::open(context)?;
     let outcome = match options.mode {
         Mode::Listen => match serve::run(&mut vsock, options)? {},
+        Mode::Bench => match bench::run(context, &mut vsock, options)? {},
         Mode::Send => transfer::run(&mut vsock, options)?,
         Mode::Requests => requests::run(&mut vsock, options)?,
     };

@@ -8,8 +8,9 @@ pub(crate) const USAGE: &str = "usage: vsock-echo [MODE] [OPTION VALUE]...
   listen             send back what comes on a port, until the VM is stopped (this, if no mode is given)
   send               connect to the host, send bytes and end; the same have to come back
   rr                 connect to the host; requests, each after the answer to the last one
+  bench              as listen; and on the ports behind: count what comes, send without end, time exits
   --port N           the guest's port to listen on, or the host's to connect to (1024)
-  --connections N    listen: most at once, 1 to 20000 (10000); further ones are refused
+  --connections N    listen, bench: most at once, 1 to 20000 (10000); further ones are refused
   --bytes N          send: of each connection (1M)
   --streams N        send: connections at once, 1 to 1000 (1)
   --requests N       rr: how many (10000)
@@ -22,11 +23,12 @@ pub(crate) enum Mode {
     Listen,
     Send,
     Requests,
+    Bench,
 }
 
 impl Mode {
-    const ALL: [(&'static str, Self); 3] =
-        [("listen", Self::Listen), ("send", Self::Send), ("rr", Self::Requests)];
+    const ALL: [(&'static str, Self); 4] =
+        [("listen", Self::Listen), ("send", Self::Send), ("rr", Self::Requests), ("bench", Self::Bench)];
 
     pub(crate) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
