@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The mean time of an exit of the guest to this process, and back: it reads a register that is answered on the vCPU's
-/// own thread.
+/// The time of an exit of the guest to this process, and back: it reads a register that is answered on the vCPU's own
+/// thread. The median of a few dozen times, each the mean of a few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exit {
     /// A port's.
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_an_exit_is_the_mean_of_many() {
+    fn the_time_of_an_exit_is_the_mean_of_those_that_were_timed_together() {
         let exit = parse("500 5000000 10000001\n").unwrap();
         assert_eq!(exit.port, Duration::from_micros(10));
         assert_eq!(exit.memory, Duration::from_nanos(20_001));
