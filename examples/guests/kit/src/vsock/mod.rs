@@ -390,13 +390,15 @@ impl Vsock {
         Ok(sent)
     }
 
-    /// Halts until there may be something to do: a packet, a time at which the program has to act (`until`, of
+    /// Halts until there may be something to do: a packet, a connection to accept, a time at which the program has to act (`until`, of
     /// [`time::now`]), or any interrupt.
     ///
     /// # Errors
     /// The device broke.
     pub fn wait(&mut self, until: Option<u64>) -> Result<(), Error> {
-        if !self.news.is_empty() || self.device.listen(self.starved) {
+        // A connection waits to be accepted without being news, and its peer may have nothing to say before that.
+        let unaccepted = self.listeners.iter().any(|listener| !listener.waiting.is_empty());
+        if unaccepted || !self.news.is_empty() || self.device.listen(self.starved) {
             self.device.hush();
             return Ok(());
         }
