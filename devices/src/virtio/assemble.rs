@@ -86,11 +86,10 @@ impl VirtioSpec {
     pub fn assemble(self) -> Result<(Arc<MmioTransport>, WorkerSeed), AssembleError> {
         check(&self.identity)?;
         let device = &self.identity.id;
-        let doorbells = self.identity.queue_sizes.iter().map(|_| Doorbell::new());
-        let doorbells: Vec<Doorbell> = doorbells
-            .collect::<io::Result<_>>()
-            .map_err(|source| AssembleError::Doorbell { device: device.clone(), source })?;
-        let signals = Signals::new(self.line, Arc::clone(&self.metrics));
+        let bell =
+            || Doorbell::new().map_err(|source| AssembleError::Doorbell { device: device.clone(), source });
+        let doorbells = self.identity.queue_sizes.iter().map(|_| bell()).collect::<Result<Vec<_>, _>>()?;
+        let signals = Signals::new(self.line, bell()?, Arc::clone(&self.metrics));
         self.config.connect(QueueInterrupt::new(&signals));
         let shared = Arc::new(Shared {
             registers: Mutex::new(Registers::new(self.identity.queue_sizes.len())),

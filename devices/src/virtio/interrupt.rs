@@ -6,6 +6,9 @@
 //!
 //! A bit is set in the interrupt status before the line is pulsed, and the line is pulsed every time, so a driver
 //! that acknowledges what it read loses nothing: a bit that it did not see comes with an interrupt of its own.
+//!
+//! The acknowledgement of used buffers, nearly the only one there is, may be an ioeventfd: KVM counts it, and nobody
+//! looks at it before the register is read the next time. What was raised since the driver last read it stays then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,23 +17,37 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 #[cfg(all(test, ringlet_loom))]
 use loom::sync::atomic::{AtomicU32, Ordering};
+use ringlet_io::Doorbell;
 use ringlet_metrics::DeviceMetrics;
 
 use super::queue::Owed;
 use super::spec::{isr, status};
 use crate::ioapic::LineOut;
 
+/// The bits of the interrupt status.
+const ISR: u32 = isr::USED | isr::CONFIG;
+/// How far above each of them it is kept that the driver has not read it yet.
+const UNREAD: u32 = 16;
+
 /// The shared registers.
 pub(super) struct Signals {
     status: AtomicU32,
+    /// The interrupt status, and what of it is [`UNREAD`].
     isr: AtomicU32,
+    /// Rung where the driver acknowledges used buffers without being looked at.
+    acknowledgements: Doorbell,
     line: LineOut,
     metrics: Arc<DeviceMetrics>,
 }
 
 impl Signals {
-    pub(super) fn new(line: LineOut, metrics: Arc<DeviceMetrics>) -> Arc<Self> {
-        Arc::new(Self { status: AtomicU32::new(0), isr: AtomicU32::new(0), line, metrics })
+    pub(super) fn new(line: LineOut, acknowledgements: Doorbell, metrics: Arc<DeviceMetrics>) -> Arc<Self> {
+        Arc::new(Self { status: AtomicU32::new(0), isr: AtomicU32::new(0), acknowledgements, line, metrics })
+    }
+
+    /// What to ring for an acknowledgement of used buffers, and of nothing else.
+    pub(super) fn acknowledgements(&self) -> &Doorbell {
+        &self.acknowledgements
     }
 
     /// The device status register.
@@ -45,12 +62,32 @@ impl Signals {
 
     /// The interrupt status register.
     pub(super) fn isr(&self) -> u32 {
-        self.isr.load(Ordering::SeqCst)
+        self.look_at_acknowledgements();
+        self.isr.load(Ordering::SeqCst) & ISR
+    }
+
+    /// The driver reads the interrupt status register.
+    pub(super) fn read_isr(&self) -> u32 {
+        self.look_at_acknowledgements();
+        self.isr.fetch_and(ISR, Ordering::SeqCst) & ISR
+    }
+
+    fn look_at_acknowledgements(&self) {
+        if self.acknowledgements.take_rings() > 0 {
+            self.acknowledge_unseen();
+        }
     }
 
     /// The driver acknowledges interrupts.
     pub(super) fn acknowledge(&self, bits: u32) {
         self.isr.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// The driver has acknowledged used buffers at some time since it last read the register.
+    pub(super) fn acknowledge_unseen(&self) {
+        let read = |isr: u32| (isr & isr::USED << UNREAD == 0).then_some(isr & !isr::USED);
+        // Not changed: it is raised again, and comes with an interrupt of its own.
+        let _ = self.isr.fetch_update(Ordering::SeqCst, Ordering::SeqCst, read);
     }
 
     /// Both registers as after a reset, and no interrupt pending on the line.
@@ -67,7 +104,7 @@ impl Signals {
     }
 
     fn raise(&self, bits: u32) {
-        self.isr.fetch_or(bits, Ordering::SeqCst);
+        self.isr.fetch_or(bits | bits << UNREAD, Ordering::SeqCst);
         self.metrics.interrupts.inc();
         self.line.pulse();
     }
@@ -119,3 +156,8 @@ impl QueueInterrupt {
         self.config_changed();
     }
 }
+
+#[cfg(test)]
+#[cfg(not(ringlet_loom))]
+#[path = "interrupt_test.rs"]
+mod tests;

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use ringlet_io::{DoorbellSender, GuestRam};
+use ringlet_io::{Doorbell, DoorbellSender, GuestRam};
 use ringlet_metrics::DeviceMetrics;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -21,7 +21,7 @@ use super::interrupt::Signals;
 use super::link::{Link, Ticket};
 use super::registers::{Context, Effect, GuestCommand, Registers};
 use super::rules::check_config;
-use super::spec::register;
+use super::spec::{isr, register};
 use crate::bus::{Action, BusDevice, Then, Wait};
 use crate::error::GuestError;
 
@@ -65,6 +65,11 @@ impl MmioTransport {
     /// Offset of QueueNotify: a 32-bit write of a queue's number there may be an ioeventfd of its doorbell.
     pub const QUEUE_NOTIFY: u64 = register::QUEUE_NOTIFY;
 
+    /// Offset of InterruptACK: a 32-bit write of [`Self::USED`] there may be an ioeventfd of [`Self::acknowledgements`].
+    pub const INTERRUPT_ACK: u64 = register::INTERRUPT_ACK;
+    /// The bit of used buffers in the interrupt status.
+    pub const USED: u32 = isr::USED;
+
     pub(super) fn new(
         shared: Arc<Shared>,
         doorbells: Vec<DoorbellSender>,
@@ -78,6 +83,12 @@ impl MmioTransport {
         &self.doorbells
     }
 
+    /// What is rung where the driver acknowledges used buffers, to be registered as an ioeventfd for the life of the VM:
+    /// an exit to user space less for each interrupt.
+    pub fn acknowledgements(&self) -> &Doorbell {
+        self.shared.signals.acknowledgements()
+    }
+
     /// Who the device is.
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
@@ -87,7 +98,7 @@ impl MmioTransport {
         let Shared { identity, config, signals, .. } = &*self.shared;
         match offset {
             register::STATUS => Ok(signals.status()),
-            register::INTERRUPT_STATUS => Ok(signals.isr()),
+            register::INTERRUPT_STATUS => Ok(signals.read_isr()),
             register::CONFIG_GENERATION => Ok(config.generation()),
             _ => self.shared.registers().read(offset, identity),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc as StdArc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+use ringlet_io::Doorbell;
 use ringlet_metrics::{DeviceKind, Registry, VmInfo};
 
 use super::interrupt::{QueueInterrupt, Signals};
@@ -19,13 +20,22 @@ fn signals() -> (StdArc<Signals>, Probe) {
     let ioapic = StdArc::new(Ioapic::new());
     let (line, probe) = Probe::connect(&ioapic, 5);
     program(&ioapic, 5, 0x30);
-    (Signals::new(line, vm.register_device("loom", DeviceKind::Block)), probe)
+    (Signals::new(line, Doorbell::new().unwrap(), vm.register_device("loom", DeviceKind::Block)), probe)
 }
 
-/// A driver's interrupt handler: reads, acknowledges what it read, and then looks at the used ring.
-fn handle(signals: &Signals, used: &AtomicU32, seen: &mut u32) {
-    let bits = signals.isr();
-    signals.acknowledge(bits);
+/// A driver's interrupt handler: reads, acknowledges what it read, and then looks at the used ring. `late`: that is
+/// seen when the register is read the next time.
+fn handle(signals: &Signals, used: &AtomicU32, seen: &mut u32, late: Option<&mut bool>) {
+    if let Some(late) = &late
+        && **late
+    {
+        signals.acknowledge_unseen();
+    }
+    let bits = signals.read_isr();
+    match late {
+        Some(late) => *late = bits & isr::USED != 0,
+        None => signals.acknowledge(bits),
+    }
     if bits & isr::USED != 0 {
         *seen = used.load(Ordering::Acquire);
     }
@@ -33,8 +43,18 @@ fn handle(signals: &Signals, used: &AtomicU32, seen: &mut u32) {
 
 #[test]
 fn no_completion_is_overlooked() {
-    loom::model(|| {
+    no_completion_is_overlooked_if(false);
+}
+
+#[test]
+fn no_completion_is_overlooked_if_acknowledgements_are_seen_late() {
+    no_completion_is_overlooked_if(true);
+}
+
+fn no_completion_is_overlooked_if(acknowledged_late: bool) {
+    loom::model(move || {
         let (signals, probe) = signals();
+        let mut late = acknowledged_late.then_some(false);
         let used = Arc::new(AtomicU32::new(1));
         QueueInterrupt::new(&signals).used();
         let shard = thread::spawn({
@@ -47,13 +67,16 @@ fn no_completion_is_overlooked() {
         let mut seen = 0;
         // The handler begins; pulses up to now are one interrupt.
         assert!(probe.fired() > 0);
-        handle(&signals, &used, &mut seen);
+        handle(&signals, &used, &mut seen, late.as_mut());
         shard.join().unwrap();
         // A pulse since then is another.
         if probe.fired() > 0 {
-            handle(&signals, &used, &mut seen);
+            handle(&signals, &used, &mut seen, late.as_mut());
         }
         assert_eq!(seen, 2);
+        if late == Some(true) {
+            signals.acknowledge_unseen();
+        }
         assert_eq!(signals.isr(), 0);
     });
 }

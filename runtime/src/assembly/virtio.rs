@@ -179,7 +179,7 @@ impl Virtio {
                 drain_deadline: self.drain_limit,
             };
             let (transport, worker) = spec.assemble()?;
-            installed.closable = bind_doorbells(site.vm, slot, &transport)?.or(installed.closable);
+            installed.closable = Some(bind_doorbells(site.vm, slot, &transport)?);
             mmio.insert(slot.address, layout::VIRTIO_MMIO_STRIDE, transport)
                 .map_err(|e| Error::config("device", e.to_string()))?;
             installed.seeds.push(seed(id, worker));
@@ -188,14 +188,14 @@ impl Virtio {
     }
 }
 
-/// Makes the notifications of each queue an ioeventfd, for the life of the VM. Returns when the VM can be closed quickly.
-fn bind_doorbells(vm: &VmFds, slot: Slot, transport: &MmioTransport) -> Result<Option<Instant>> {
-    let mut closable = None;
+/// Makes ioeventfds, for the life of the VM, of the notifications of each queue and of the acknowledgement of used
+/// buffers. Returns when the VM can be closed quickly.
+fn bind_doorbells(vm: &VmFds, slot: Slot, transport: &MmioTransport) -> Result<Instant> {
     for (queue, bell) in (0..).zip(transport.doorbells()) {
-        let address = slot.address + MmioTransport::QUEUE_NOTIFY;
-        closable = Some(vm.bind_doorbell(bell.as_fd(), address, queue)?);
+        vm.bind_doorbell(bell.as_fd(), slot.address + MmioTransport::QUEUE_NOTIFY, queue)?;
     }
-    Ok(closable)
+    let acknowledged = transport.acknowledgements().as_fd();
+    vm.bind_doorbell(acknowledged, slot.address + MmioTransport::INTERRUPT_ACK, MmioTransport::USED)
 }
 
 impl Planned {
