@@ -76,6 +76,7 @@ impl Echo {
                     return Ok((self.lines, self.bytes));
                 }
             }
+            self.line.acknowledge_change();
             let size = self.console.size()?;
             if let Some(size) = size.filter(|_| size != self.size) {
                 self.say(&format!("echo: resized to {size}\n"))?;

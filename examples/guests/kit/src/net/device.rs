@@ -79,10 +79,11 @@ impl Device {
         Ok(device)
     }
 
-    /// Looks whether the link is up, which costs an exit; whether that has changed.
+    /// Looks whether the link is up, which costs two exits; whether that has changed.
     pub(super) fn look_at_link(&mut self) -> bool {
         let before = self.link_up;
         if self.features & feature::STATUS != 0 {
+            self.line.acknowledge_change();
             // A device that has the feature has the field; if not, the link is what it was.
             let status: Option<u16> = self.transport.read_config_space(config::STATUS).ok();
             self.link_up = status.map_or(before, |status| status & LINK_UP != 0);

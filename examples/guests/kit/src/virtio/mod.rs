@@ -166,8 +166,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// Halts until an interrupt came, of this line or another (a timer's); returns how many came on this line. Those
-    /// are acknowledged, so what they are about must be looked for after this call.
+    /// Halts until an interrupt came, of this line or another (a timer's); returns how many came on this line. That
+    /// buffers were used is acknowledged, so they must be looked for after this call.
     #[must_use]
     pub fn wait(&self) -> u32 {
         interrupts::wait();
@@ -184,10 +184,17 @@ impl Line {
         interrupts::take(self.vector)
     }
 
-    /// Acknowledges whatever the device signals, in one access: asking first would be another exit.
-    pub fn acknowledge(&self) {
+    /// Acknowledges used buffers, without asking first whether there are any: that would be an exit.
+    fn acknowledge(&self) {
         // SAFETY: tells the device that the driver knows; no memory is involved.
-        unsafe { self.slot.write(register::INTERRUPT_ACK, 3) };
+        unsafe { self.slot.write(register::INTERRUPT_ACK, 1) };
+    }
+
+    /// Acknowledges that the configuration changed: before it is looked at. Until then, a device whose line stays up
+    /// while anything is to be acknowledged interrupts no more.
+    pub fn acknowledge_change(&self) {
+        // SAFETY: as above.
+        unsafe { self.slot.write(register::INTERRUPT_ACK, 2) };
     }
 }
 
