@@ -96,15 +96,14 @@ fn sec_02_what_the_kernel_copies_for_an_owner_is_charged_to_it() {
 #[test]
 fn sec_02_small_reads_are_charged_on_average() {
     const READS: u64 = 4000;
-    // One that is measured stands for 128. Where others want the CPU, reading the clock is when they get it: what
-    // is measured then begins with cold caches.
-    let mut parts = [(); 5].map(|()| {
+    // One that is measured stands for 128. Where others want the CPU, reading the clock is when they get it: what is
+    // measured then begins with cold caches.
+    let runs = [(); 5].map(|()| {
         let (owed, used, preempted) = reads(4096, READS);
-        let contended = preempted > READS / 1000;
-        owed * 100 / used / if contended { 10 } else { 1 }
+        let most = if preempted > READS / 1000 { 20 * used } else { 2 * used };
+        ((used / 20..=most).contains(&owed), owed, used, preempted)
     });
-    parts.sort_unstable();
-    assert!(parts[2] <= 200 && parts[4] >= 5, "{parts:?} percent");
+    assert!(runs.iter().filter(|(is_near, ..)| *is_near).count() >= 3, "{runs:?}");
 }
 
 #[test]
