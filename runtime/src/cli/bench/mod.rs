@@ -23,6 +23,7 @@ mod qemu;
 mod report;
 mod stats;
 mod target;
+mod traffic;
 mod unnamed;
 mod usage;
 mod victim;

@@ -231,5 +231,18 @@ impl Report {
 }
 
 #[cfg(test)]
+impl Report {
+    /// The median of the figure that has this identifier; panics if there is none.
+    pub(super) fn median(&self, id: &str) -> Option<f64> {
+        let figure = self.figures.iter().find(|figure| figure.id == id);
+        figure.unwrap_or_else(|| panic!("there is no {id}")).measured.map(|measured| measured.median)
+    }
+
+    pub(super) fn has(&self, id: impl Fn(&str) -> bool) -> bool {
+        self.figures.iter().any(|figure| id(&figure.id))
+    }
+}
+
+#[cfg(test)]
 #[path = "report_test.rs"]
 mod tests;

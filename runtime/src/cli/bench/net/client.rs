@@ -1,17 +1,16 @@
 //! The side that measures: sockets of this machine's kernel, in front of a contender's tap. The same for all of them.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use super::super::traffic::{self, Measured};
 use super::wire::{HEADER, Header, Kind, PORT};
 
 /// Nobody takes longer to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a datagram is sent that may be lost.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Bytes of a write and a read.
-const PIECE: usize = 256 << 10;
 /// Bytes of a datagram's payload.
 const SMALL: usize = 64;
 
@@ -31,28 +30,6 @@ pub(super) enum Scenario {
     PacketsOut,
     /// A byte there and back by TCP, one after the other.
     Requests,
-}
-
-/// What was measured.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Measured {
-    /// Bytes, datagrams or requests.
-    pub(super) amount: f64,
-    pub(super) time: Duration,
-    /// Of requests, in their order of size.
-    pub(super) latencies: Vec<Duration>,
-}
-
-impl Measured {
-    pub(super) fn rate(&self) -> f64 {
-        self.amount / self.time.as_secs_f64()
-    }
-
-    /// Nearest rank; 0 of none.
-    pub(super) fn percentile(&self, percent: usize) -> Duration {
-        let rank = (self.latencies.len() * percent).div_ceil(100).max(1);
-        self.latencies.get(rank - 1).copied().unwrap_or_default()
-    }
 }
 
 impl Scenario {
@@ -85,15 +62,14 @@ impl Scenario {
     /// # Errors
     /// It is not there, does not answer, or says what makes no sense.
     pub(super) fn run(self, address: Ipv4Addr, time: Duration) -> io::Result<Measured> {
-        let measured = match self {
+        match self {
             Self::StreamIn => stream_in(address, time),
-            Self::StreamOut => stream_out(address, time),
+            Self::StreamOut => traffic::receive(&mut connect(address, b"source\n")?, time),
             Self::PacketsIn => packets_in(address, time),
             Self::PacketsOut => packets_out(address, time),
-            Self::Requests => requests(address, time),
-        }?;
-        let moved = measured.amount > 0.0 && !measured.time.is_zero();
-        moved.then_some(measured).ok_or_else(|| io::Error::other("nothing came through"))
+            Self::Requests => traffic::requests(&mut connect(address, b"echo\n")?, time),
+        }?
+        .of_something()
     }
 }
 
@@ -109,39 +85,11 @@ fn connect(address: Ipv4Addr, line: &[u8]) -> io::Result<TcpStream> {
 
 fn stream_in(address: Ipv4Addr, time: Duration) -> io::Result<Measured> {
     let mut stream = connect(address, b"sink\n")?;
-    let (piece, begun) = (vec![0; PIECE], Instant::now());
-    let mut sent = 0_u64;
-    while sent == 0 || begun.elapsed() < time {
-        stream.write_all(&piece)?;
-        sent += piece.len() as u64;
-    }
+    let sent = traffic::send(&mut stream, time)?;
     stream.shutdown(Shutdown::Write)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
-    let numbers = line.trim().split_once(' ');
-    let numbers = numbers.and_then(|(bytes, nanos)| Some((bytes.parse::<u64>().ok()?, nanos.parse().ok()?)));
-    match numbers {
-        Some((bytes, nanos)) if bytes == sent => {
-            Ok(Measured { amount: bytes as f64, time: Duration::from_nanos(nanos), latencies: Vec::new() })
-        }
-        _ => Err(io::Error::other(format!("of {sent} bytes, the other side says {line:?}"))),
-    }
-}
-
-fn stream_out(address: Ipv4Addr, time: Duration) -> io::Result<Measured> {
-    let mut stream = connect(address, b"source\n")?;
-    let mut piece = vec![0; PIECE];
-    // The first bytes start the clock.
-    let _ = stream.read(&mut piece)?;
-    let begun = Instant::now();
-    let mut bytes = 0;
-    while bytes == 0 || begun.elapsed() < time {
-        match stream.read(&mut piece)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => bytes += count,
-        }
-    }
-    Ok(Measured { amount: bytes as f64, time: begun.elapsed(), latencies: Vec::new() })
+    traffic::taken(&line, sent)
 }
 
 /// A socket of UDP to the server, and a number for this measurement.
@@ -220,19 +168,4 @@ fn packets_out(address: Ipv4Addr, time: Duration) -> io::Result<Measured> {
     }
     let time = last.saturating_duration_since(first.unwrap_or(last));
     Ok(Measured { amount: count as f64, time, latencies: Vec::new() })
-}
-
-fn requests(address: Ipv4Addr, time: Duration) -> io::Result<Measured> {
-    let mut stream = connect(address, b"echo\n")?;
-    let (begun, mut latencies) = (Instant::now(), Vec::new());
-    let mut byte = [0];
-    while latencies.is_empty() || begun.elapsed() < time {
-        let asked = Instant::now();
-        stream.write_all(&byte)?;
-        stream.read_exact(&mut byte)?;
-        latencies.push(asked.elapsed());
-    }
-    let time = begun.elapsed();
-    latencies.sort_unstable();
-    Ok(Measured { amount: latencies.len() as f64, time, latencies })
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 use ringlet::EngineKind;
 
 use super::super::report::{Figure, Report, Unit};
-use super::client::{Measured, Scenario};
+use super::super::traffic::{Measured, Quantity};
+use super::client::Scenario;
 use super::contender::{Contender, Served, Setup};
 use crate::cli::CliResult;
-
-const GIB: f64 = (1_u64 << 30) as f64;
 
 /// One round.
 #[derive(Debug, Clone)]
@@ -71,92 +70,41 @@ impl Lane {
         if let Some(why_not) = self.why_not() {
             return Figure::missing(id, scenario.name(), name, quantity.unit(), why_not);
         }
-        let samples = self.runs.iter().map(|run| quantity.of(run)).collect();
+        let samples = self.runs.iter().map(|run| quantity.of(&run.measured, run.cpu)).collect();
         Figure::new(id, scenario.name(), name, quantity.unit(), &samples)
     }
 }
 
 /// What is said of a contender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quantity {
-    Throughput,
-    CpuOfGib,
-    Rate,
-    CpuOfEach,
-    P50,
-    P99,
+fn all(scenario: Scenario) -> &'static [Quantity] {
+    match scenario {
+        Scenario::StreamIn | Scenario::StreamOut => &[Quantity::Throughput, Quantity::CpuOfGib],
+        Scenario::PacketsIn | Scenario::PacketsOut => &[Quantity::Rate, Quantity::CpuOfEach],
+        Scenario::Requests => &[Quantity::Rate, Quantity::P50, Quantity::P99, Quantity::CpuOfEach],
+    }
 }
 
-impl Quantity {
-    fn all(scenario: Scenario) -> &'static [Self] {
-        match scenario {
-            Scenario::StreamIn | Scenario::StreamOut => &[Self::Throughput, Self::CpuOfGib],
-            Scenario::PacketsIn | Scenario::PacketsOut => &[Self::Rate, Self::CpuOfEach],
-            Scenario::Requests => &[Self::Rate, Self::P50, Self::P99, Self::CpuOfEach],
-        }
+/// Of what Ringlet's are compared with the others'.
+fn compared(scenario: Scenario) -> &'static [Quantity] {
+    match scenario {
+        Scenario::StreamIn | Scenario::StreamOut => &[Quantity::Throughput],
+        Scenario::PacketsIn | Scenario::PacketsOut => &[Quantity::Rate],
+        Scenario::Requests => &[Quantity::P50, Quantity::P99],
     }
+}
 
-    /// Those of which Ringlet's are compared with the others'.
-    fn compared(scenario: Scenario) -> &'static [Self] {
-        match scenario {
-            Scenario::StreamIn | Scenario::StreamOut => &[Self::Throughput],
-            Scenario::PacketsIn | Scenario::PacketsOut => &[Self::Rate],
-            Scenario::Requests => &[Self::P50, Self::P99],
-        }
-    }
-
-    fn id(self) -> &'static str {
-        match self {
-            Self::Throughput => "throughput",
-            Self::CpuOfGib => "cpu_per_gib",
-            Self::Rate => "rate",
-            Self::CpuOfEach => "cpu",
-            Self::P50 => "p50",
-            Self::P99 => "p99",
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Throughput => "throughput",
-            Self::CpuOfGib => "CPU a GiB",
-            Self::Rate => "a second",
-            Self::CpuOfEach => "CPU each",
-            Self::P50 => "latency, p50",
-            Self::P99 => "latency, p99",
-        }
-    }
-
-    fn unit(self) -> Unit {
-        match self {
-            Self::Throughput => Unit::BytesPerSecond,
-            Self::Rate => Unit::PerSecond,
-            Self::CpuOfGib | Self::CpuOfEach | Self::P50 | Self::P99 => Unit::Seconds,
-        }
-    }
-
-    fn of(self, Run { measured, cpu }: &Run) -> f64 {
-        match self {
-            Self::Throughput | Self::Rate => measured.rate(),
-            Self::CpuOfGib => cpu.as_secs_f64() / (measured.amount / GIB),
-            Self::CpuOfEach => cpu.as_secs_f64() / measured.amount,
-            Self::P50 => measured.percentile(50).as_secs_f64(),
-            Self::P99 => measured.percentile(99).as_secs_f64(),
-        }
-    }
-
-    /// How much better `own` is than `other`.
-    fn better(self, own: &Run, other: &Run) -> f64 {
-        match self {
-            Self::Throughput | Self::Rate => self.of(own) / self.of(other),
-            Self::CpuOfGib | Self::CpuOfEach | Self::P50 | Self::P99 => self.of(other) / self.of(own),
-        }
+/// How much better `own` is than `other`.
+fn better(quantity: Quantity, own: &Run, other: &Run) -> f64 {
+    let [own, other] = [own, other].map(|run| quantity.of(&run.measured, run.cpu));
+    match quantity {
+        Quantity::Throughput | Quantity::Rate => own / other,
+        Quantity::CpuOfGib | Quantity::CpuOfEach | Quantity::P50 | Quantity::P99 => other / own,
     }
 }
 
 /// Adds all figures of a scenario.
 pub(super) fn add_figures(scenario: Scenario, lanes: &[Lane], report: &mut Report) {
-    for quantity in Quantity::all(scenario) {
+    for quantity in all(scenario) {
         for lane in lanes {
             let figure = lane.figure(scenario, *quantity);
             let ceiling = lanes.iter().find(|other| other.who == lane.who.ceiling() && other.who != lane.who);
@@ -174,7 +122,7 @@ pub(super) fn add_figures(scenario: Scenario, lanes: &[Lane], report: &mut Repor
         ] {
             let find = |who| lanes.iter().find(|lane| lane.who == who);
             if let (Some(own), Some(other)) = (find(Contender::Ringlet(engine)), find(other)) {
-                let quantities = Quantity::compared(scenario).iter();
+                let quantities = compared(scenario).iter();
                 quantities.for_each(|quantity| report.add(ratio(scenario, *quantity, (own, other), word)));
             }
         }
@@ -192,7 +140,7 @@ fn ratio(scenario: Scenario, quantity: Quantity, (own, other): (&Lane, &Lane), w
     if let Some(why_not) = own.why_not().or(other.why_not()) {
         return Figure::missing(id, scenario.name(), name, Unit::Ratio, why_not);
     }
-    let samples = own.runs.iter().zip(&other.runs).map(|(own, other)| quantity.better(own, other)).collect();
+    let samples = own.runs.iter().zip(&other.runs).map(|(own, other)| better(quantity, own, other)).collect();
     Figure::new(id, scenario.name(), name, Unit::Ratio, &samples)
 }
 

@@ -1,3 +1,4 @@
+use super::super::super::traffic::GIB;
 use super::super::targets::targets;
 use super::*;
 
@@ -12,19 +13,11 @@ fn lanes(rate: impl Fn(Contender) -> f64) -> Vec<Lane> {
     Contender::ALL.into_iter().map(lane).collect()
 }
 
-/// All figures: identifier, median.
-fn figures(lanes: &[Lane]) -> Vec<(String, Option<f64>)> {
+/// All figures.
+fn figures(lanes: &[Lane]) -> Report {
     let mut report = Report::new("net", true);
     Scenario::ALL.into_iter().for_each(|scenario| add_figures(scenario, lanes, &mut report));
-    let json = serde_json::to_value(&report).unwrap();
-    let figures = json["figures"].as_array().unwrap().iter();
-    figures
-        .map(|figure| (figure["id"].as_str().unwrap().to_owned(), figure["measured"]["median"].as_f64()))
-        .collect()
-}
-
-fn median(figures: &[(String, Option<f64>)], id: &str) -> Option<f64> {
-    figures.iter().find(|(found, _)| found == id).unwrap_or_else(|| panic!("there is no {id}")).1
+    report
 }
 
 #[test]
@@ -32,19 +25,19 @@ fn a_ratio_says_how_much_better_ringlet_is() {
     let rate = |who| if matches!(who, Contender::Ringlet(_)) { 200.0 } else { 100.0 };
     let figures = figures(&lanes(rate));
     for id in ["net.stream.tx.ringlet.uring.of_host", "net.packets.rx.ringlet.epoll.of_qemu"] {
-        assert_eq!(median(&figures, id), Some(2.0), "{id}");
+        assert_eq!(figures.median(id), Some(2.0), "{id}");
     }
     // Of latencies, the shorter is the better one.
-    assert_eq!(median(&figures, "net.requests.ringlet.uring.p99.of_vhost"), Some(2.0));
-    assert_eq!(median(&figures, "net.requests.ringlet.uring.cpu"), Some(0.0025));
-    assert_eq!(median(&figures, "net.stream.rx.qemu.cpu_per_gib"), Some(0.5 / (100.0 / GIB)));
+    assert_eq!(figures.median("net.requests.ringlet.uring.p99.of_vhost"), Some(2.0));
+    assert_eq!(figures.median("net.requests.ringlet.uring.cpu"), Some(0.0025));
+    assert_eq!(figures.median("net.stream.rx.qemu.cpu_per_gib"), Some(0.5 / (100.0 / GIB)));
 }
 
 #[test]
 fn every_target_has_its_figure() {
     let figures = figures(&lanes(|_| 1.0));
     for target in targets([true, true]).iter().filter(|target| target.figure != "net.limiter.error") {
-        assert!(median(&figures, target.figure).is_some());
+        assert!(figures.median(target.figure).is_some());
     }
 }
 
@@ -55,7 +48,7 @@ fn what_cannot_run_here_has_no_figures_and_a_reason() {
         lane.served = Err("no QEMU".to_owned());
     }
     let figures = figures(&lanes);
-    assert_eq!(median(&figures, "net.stream.rx.qemu.throughput"), None);
-    assert_eq!(median(&figures, "net.stream.rx.ringlet.uring.of_qemu"), None);
-    assert_eq!(median(&figures, "net.stream.rx.ringlet.uring.of_host"), Some(1.0));
+    assert_eq!(figures.median("net.stream.rx.qemu.throughput"), None);
+    assert_eq!(figures.median("net.stream.rx.ringlet.uring.of_qemu"), None);
+    assert_eq!(figures.median("net.stream.rx.ringlet.uring.of_host"), Some(1.0));
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::super::traffic::PIECE;
 use super::client::BATCH;
 use super::place::ip;
 use super::wire::{Header, Kind, PORT};
@@ -16,8 +17,6 @@ use crate::cli::CliResult;
 
 /// What is printed when it can be asked; the guest says so, too.
 pub(super) const READY: &str = "ready on port";
-/// Bytes of a write and a read.
-const PIECE: usize = 256 << 10;
 /// Bytes of the longest line that says what is wanted.
 const LINE: u64 = 64;
 

@@ -3,12 +3,11 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
+use super::super::traffic::{self, Measured};
 use super::exit::{self, Exit};
 
 /// Nobody takes longer to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of a write and a read.
-pub(super) const PIECE: usize = 256 << 10;
 /// Bytes of the longest line that a server says.
 const LINE: u64 = 128;
 
@@ -57,28 +56,6 @@ pub(super) enum Scenario {
     Connections,
 }
 
-/// What was measured.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Measured {
-    /// Bytes, requests or connections.
-    pub(super) amount: f64,
-    pub(super) time: Duration,
-    /// Of requests, in their order of size.
-    pub(super) latencies: Vec<Duration>,
-}
-
-impl Measured {
-    pub(super) fn rate(&self) -> f64 {
-        self.amount / self.time.as_secs_f64()
-    }
-
-    /// Nearest rank; 0 of none.
-    pub(super) fn percentile(&self, percent: usize) -> Duration {
-        let rank = (self.latencies.len() * percent).div_ceil(100).max(1);
-        self.latencies.get(rank - 1).copied().unwrap_or_default()
-    }
-}
-
 impl Scenario {
     pub(super) const ALL: [Self; 4] = [Self::Requests, Self::StreamIn, Self::StreamOut, Self::Connections];
 
@@ -106,14 +83,13 @@ impl Scenario {
     /// # Errors
     /// It does not answer, or says what makes no sense.
     pub(super) fn run(self, to: &dyn Reach, time: Duration) -> io::Result<Measured> {
-        let measured = match self {
-            Self::Requests => requests(to, time),
+        match self {
+            Self::Requests => traffic::requests(&mut *to.connect(Service::Echo.port())?, time),
             Self::StreamIn => stream_in(to, time),
-            Self::StreamOut => stream_out(to, time),
+            Self::StreamOut => traffic::receive(&mut *to.connect(Service::Source.port())?, time),
             Self::Connections => connections(to, time),
-        }?;
-        let moved = measured.amount > 0.0 && !measured.time.is_zero();
-        moved.then_some(measured).ok_or_else(|| io::Error::other("nothing came through"))
+        }?
+        .of_something()
     }
 }
 
@@ -121,63 +97,14 @@ impl Scenario {
 pub(super) fn exits(to: &dyn Reach) -> io::Result<Exit> {
     let mut wire = to.connect(Service::Exits.port())?;
     let line = last_line(&mut *wire)?;
-    exit::parse(&line).ok_or_else(|| senseless(&line))
-}
-
-fn requests(to: &dyn Reach, time: Duration) -> io::Result<Measured> {
-    let mut wire = to.connect(Service::Echo.port())?;
-    let (begun, mut latencies) = (Instant::now(), Vec::new());
-    let mut byte = [0];
-    while latencies.is_empty() || begun.elapsed() < time {
-        let asked = Instant::now();
-        wire.write_all(&byte)?;
-        wire.read_exact(&mut byte)?;
-        latencies.push(asked.elapsed());
-    }
-    let time = begun.elapsed();
-    latencies.sort_unstable();
-    Ok(Measured { amount: latencies.len() as f64, time, latencies })
+    exit::parse(&line).ok_or_else(|| io::Error::other(format!("the other side says {line:?}")))
 }
 
 fn stream_in(to: &dyn Reach, time: Duration) -> io::Result<Measured> {
     let mut wire = to.connect(Service::Sink.port())?;
-    let (piece, begun) = (vec![0; PIECE], Instant::now());
-    let mut sent = 0_u64;
-    // What comes at once takes no time: more than the other side reads at once.
-    while sent <= PIECE as u64 || begun.elapsed() < time {
-        wire.write_all(&piece)?;
-        sent += piece.len() as u64;
-    }
+    let sent = traffic::send(&mut *wire, time)?;
     wire.finish()?;
-    let line = last_line(&mut *wire)?;
-    match received(&line) {
-        Some((bytes, time)) if bytes == sent => {
-            Ok(Measured { amount: bytes as f64, time, latencies: Vec::new() })
-        }
-        _ => Err(senseless(&line)),
-    }
-}
-
-/// What a sink says: bytes, and nanoseconds.
-fn received(line: &str) -> Option<(u64, Duration)> {
-    let (bytes, nanos) = line.trim_end().split_once(' ')?;
-    Some((bytes.parse().ok()?, Duration::from_nanos(nanos.parse().ok()?)))
-}
-
-fn stream_out(to: &dyn Reach, time: Duration) -> io::Result<Measured> {
-    let mut wire = to.connect(Service::Source.port())?;
-    let mut piece = vec![0; PIECE];
-    // The first bytes start the clock.
-    let mut last = wire.read(&mut piece)?;
-    let (begun, mut bytes) = (Instant::now(), 0);
-    while last > 0 && (bytes == 0 || begun.elapsed() < time) {
-        last = wire.read(&mut piece)?;
-        bytes += last;
-    }
-    if last == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(Measured { amount: bytes as f64, time: begun.elapsed(), latencies: Vec::new() })
+    traffic::taken(&last_line(&mut *wire)?, sent)
 }
 
 fn connections(to: &dyn Reach, time: Duration) -> io::Result<Measured> {
@@ -198,10 +125,6 @@ fn last_line(wire: &mut dyn Wire) -> io::Result<String> {
     let mut line = String::new();
     wire.take(LINE).read_to_string(&mut line)?;
     Ok(line)
-}
-
-fn senseless(line: &str) -> io::Error {
-    io::Error::other(format!("the other side says {line:?}"))
 }
 
 #[cfg(test)]

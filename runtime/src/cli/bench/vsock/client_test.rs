@@ -25,26 +25,6 @@ fn a_port_without_a_server_is_an_error() {
 }
 
 #[test]
-fn percentiles_are_the_nearest_rank() {
-    let latencies = (1..=200).map(Duration::from_micros).collect();
-    let measured = Measured { amount: 200.0, time: Duration::from_secs(2), latencies };
-    assert_eq!(
-        (measured.percentile(50), measured.percentile(99)),
-        (Duration::from_micros(100), Duration::from_micros(198))
-    );
-    assert_eq!(measured.rate(), 100.0);
-    assert_eq!(Measured::default().percentile(99), Duration::ZERO);
-}
-
-#[test]
-fn what_a_sink_says_is_understood() {
-    assert_eq!(received("262144 1000\n"), Some((262_144, Duration::from_micros(1))));
-    for line in ["", "1", "1 \n", " 1\n", "1 x\n", "1 2 3\n", "-1 2\n"] {
-        assert_eq!(received(line), None, "{line:?}");
-    }
-}
-
-#[test]
 fn services_have_the_guests_ports() {
     let ports = [Service::Echo, Service::Sink, Service::Source, Service::Exits].map(Service::port);
     assert_eq!(ports, [1024, 1025, 1026, 1027]);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::client::{PATIENCE, PIECE, Service};
+use super::super::traffic::PIECE;
+use super::client::{PATIENCE, Service};
 
 /// Bytes of the longest line that asks for a port.
 const LINE: u64 = 32;

@@ -5,13 +5,12 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::super::report::{Figure, Report, Unit};
+use super::super::traffic::{Measured, Quantity};
 use super::super::usage::cpu_time;
-use super::client::{Measured, Reach, Scenario, exits};
+use super::client::{Reach, Scenario, exits};
 use super::contender::{Contender, Setup};
 use super::exit::Exit;
 use crate::cli::CliResult;
-
-const GIB: f64 = (1_u64 << 30) as f64;
 
 /// One round.
 #[derive(Debug, Clone)]
@@ -56,7 +55,7 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
-    fn figure(&self, scenario: Scenario, quantity: Quantity) -> Figure {
+    fn figure(&self, scenario: Scenario, quantity: Said) -> Figure {
         let id = format!("vsock.{}.{}.{}", scenario.id(), self.who.id(), quantity.id());
         let name = format!("{}: {}", self.who, quantity.name());
         match &self.reach {
@@ -78,13 +77,9 @@ fn cpu_of_others() -> Duration {
 
 /// What is said of a contender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quantity {
-    Throughput,
-    CpuOfGib,
-    Rate,
-    CpuOfEach,
-    P50,
-    P99,
+enum Said {
+    /// Of any.
+    Of(Quantity),
     /// An exit of the guest, by port.
     ExitByPort,
     /// … and by memory.
@@ -93,36 +88,33 @@ enum Quantity {
     P50OfExit,
 }
 
-impl Quantity {
+impl Said {
     fn all(scenario: Scenario) -> &'static [Self] {
         match scenario {
             Scenario::Requests => &[
-                Self::Rate,
-                Self::P50,
-                Self::P99,
-                Self::CpuOfEach,
+                Self::Of(Quantity::Rate),
+                Self::Of(Quantity::P50),
+                Self::Of(Quantity::P99),
+                Self::Of(Quantity::CpuOfEach),
                 Self::ExitByPort,
                 Self::ExitByMemory,
                 Self::P50OfExit,
             ],
-            Scenario::StreamIn | Scenario::StreamOut => &[Self::Throughput, Self::CpuOfGib],
-            Scenario::Connections => &[Self::Rate, Self::CpuOfEach],
+            Scenario::StreamIn | Scenario::StreamOut => {
+                &[Self::Of(Quantity::Throughput), Self::Of(Quantity::CpuOfGib)]
+            }
+            Scenario::Connections => &[Self::Of(Quantity::Rate), Self::Of(Quantity::CpuOfEach)],
         }
     }
 
     /// Only a guest has it.
     fn takes_a_guest(self) -> bool {
-        matches!(self, Self::ExitByPort | Self::ExitByMemory | Self::P50OfExit)
+        !matches!(self, Self::Of(_))
     }
 
     fn id(self) -> &'static str {
         match self {
-            Self::Throughput => "throughput",
-            Self::CpuOfGib => "cpu_per_gib",
-            Self::Rate => "rate",
-            Self::CpuOfEach => "cpu",
-            Self::P50 => "p50",
-            Self::P99 => "p99",
+            Self::Of(quantity) => quantity.id(),
             Self::ExitByPort => "exit.port",
             Self::ExitByMemory => "exit.memory",
             Self::P50OfExit => "p50.of_exit",
@@ -131,12 +123,7 @@ impl Quantity {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Throughput => "throughput",
-            Self::CpuOfGib => "CPU a GiB",
-            Self::Rate => "a second",
-            Self::CpuOfEach => "CPU each",
-            Self::P50 => "latency, p50",
-            Self::P99 => "latency, p99",
+            Self::Of(quantity) => quantity.name(),
             Self::ExitByPort => "an exit, port",
             Self::ExitByMemory => "an exit, memory",
             Self::P50OfExit => "p50, in exits",
@@ -145,26 +132,16 @@ impl Quantity {
 
     fn unit(self) -> Unit {
         match self {
-            Self::Throughput => Unit::BytesPerSecond,
-            Self::Rate => Unit::PerSecond,
+            Self::Of(quantity) => quantity.unit(),
             Self::P50OfExit => Unit::Ratio,
-            Self::CpuOfGib
-            | Self::CpuOfEach
-            | Self::P50
-            | Self::P99
-            | Self::ExitByPort
-            | Self::ExitByMemory => Unit::Seconds,
+            Self::ExitByPort | Self::ExitByMemory => Unit::Seconds,
         }
     }
 
     /// `None` of what was not asked.
     fn of(self, Run { measured, cpu, exit }: &Run) -> Option<f64> {
         Some(match self {
-            Self::Throughput | Self::Rate => measured.rate(),
-            Self::CpuOfGib => cpu.as_secs_f64() / (measured.amount / GIB),
-            Self::CpuOfEach => cpu.as_secs_f64() / measured.amount,
-            Self::P50 => measured.percentile(50).as_secs_f64(),
-            Self::P99 => measured.percentile(99).as_secs_f64(),
+            Self::Of(quantity) => quantity.of(measured, *cpu),
             Self::ExitByPort => (*exit)?.port.as_secs_f64(),
             Self::ExitByMemory => (*exit)?.memory.as_secs_f64(),
             Self::P50OfExit => measured.percentile(50).as_secs_f64() / (*exit)?.port.as_secs_f64(),
@@ -175,7 +152,7 @@ impl Quantity {
 /// Adds all figures of a scenario.
 pub(super) fn add_figures(scenario: Scenario, lanes: &[Lane<'_>], report: &mut Report) {
     let host = lanes.iter().find(|lane| lane.who == Contender::Host);
-    for quantity in Quantity::all(scenario) {
+    for quantity in Said::all(scenario) {
         for lane in lanes.iter().filter(|lane| lane.who.is_guest() || !quantity.takes_a_guest()) {
             let figure = lane.figure(scenario, *quantity);
             report.add(match host.filter(|_| lane.who.is_guest() && !quantity.takes_a_guest()) {

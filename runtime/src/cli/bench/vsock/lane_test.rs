@@ -1,3 +1,4 @@
+use super::super::super::traffic::GIB;
 use super::super::targets::TARGETS;
 use super::*;
 
@@ -23,19 +24,11 @@ fn lanes() -> Vec<Lane<'static>> {
     Contender::ALL.into_iter().map(lane).collect()
 }
 
-/// All figures: identifier, median.
-fn figures(lanes: &[Lane<'_>]) -> Vec<(String, Option<f64>)> {
+/// All figures.
+fn figures(lanes: &[Lane<'_>]) -> Report {
     let mut report = Report::new("vsock", true);
     Scenario::ALL.into_iter().for_each(|scenario| add_figures(scenario, lanes, &mut report));
-    let json = serde_json::to_value(&report).unwrap();
-    let figures = json["figures"].as_array().unwrap().iter();
-    figures
-        .map(|figure| (figure["id"].as_str().unwrap().to_owned(), figure["measured"]["median"].as_f64()))
-        .collect()
-}
-
-fn find(figures: &[(String, Option<f64>)], id: &str) -> Option<f64> {
-    figures.iter().find(|(found, _)| found == id).unwrap_or_else(|| panic!("there is no {id}")).1
+    report
 }
 
 fn close(value: Option<f64>, expected: f64) -> bool {
@@ -56,16 +49,16 @@ fn figures_say_what_was_measured() {
         ("vsock.stream.tx.host.cpu_per_gib", 0.5 / (20_000.0 / GIB)),
         ("vsock.connections.ringlet.uring.stream.cpu", 5e-5),
     ] {
-        assert!(close(find(&figures, id), expected), "{id}: {:?}", find(&figures, id));
+        assert!(close(figures.median(id), expected), "{id}: {:?}", figures.median(id));
     }
-    assert!(!figures.iter().any(|(id, _)| id.contains("host.exit") || id.contains("host.p50.")));
+    assert!(!figures.has(|id| id.contains("host.exit") || id.contains("host.p50.")));
 }
 
 #[test]
 fn every_target_has_its_figure() {
     let figures = figures(&lanes());
     for target in TARGETS {
-        assert!(find(&figures, target.figure).is_some());
+        assert!(figures.median(target.figure).is_some());
     }
 }
 
@@ -76,9 +69,9 @@ fn what_cannot_run_here_has_no_figures_and_a_reason() {
         (lane.reach, lane.runs) = (Err("no io_uring".to_owned()), Vec::new());
     }
     let figures = figures(&lanes);
-    assert_eq!(find(&figures, "vsock.requests.ringlet.uring.socket.p50"), None);
-    assert_eq!(find(&figures, "vsock.stream.rx.ringlet.uring.stream.of_host"), None);
-    assert!(find(&figures, "vsock.stream.rx.ringlet.epoll.stream.of_host").is_some());
+    assert_eq!(figures.median("vsock.requests.ringlet.uring.socket.p50"), None);
+    assert_eq!(figures.median("vsock.stream.rx.ringlet.uring.stream.of_host"), None);
+    assert!(figures.median("vsock.stream.rx.ringlet.epoll.stream.of_host").is_some());
 }
 
 #[test]
