@@ -90,7 +90,8 @@ impl Signals {
         let _ = self.isr.fetch_update(Ordering::SeqCst, Ordering::SeqCst, read);
     }
 
-    /// Both registers as after a reset, and no interrupt pending on the line.
+    /// Both registers as after a reset, and no interrupt pending on the line. Acknowledgements of before do no harm: what is
+    /// raised from now on is unread.
     pub(super) fn reset(&self) {
         self.status.store(0, Ordering::SeqCst);
         self.isr.store(0, Ordering::SeqCst);
@@ -114,7 +115,7 @@ impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signals")
             .field("status", &format_args!("{:#x}", self.status()))
-            .field("isr", &format_args!("{:#x}", self.isr()))
+            .field("isr", &format_args!("{:#x}", self.isr.load(Ordering::SeqCst) & ISR))
             .field("line", &self.line)
             .finish_non_exhaustive()
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use ringlet_io::unix::{Acceptor, Connector, Stream};
-use ringlet_io::{Descriptor, Timer};
+use ringlet_io::{Descriptor, MonoTime, Timer};
 use ringlet_metrics::ConnectionResult;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +28,9 @@ use crate::virtio::LocalBoxFuture;
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// How many are waited for at a time; for one more, the one that has waited longest goes.
 const GREETINGS: usize = 64;
+/// How long nobody has to go: many that connect together, and speak then, are no silent ones. Who comes meanwhile waits in
+/// the kernel's queue.
+const GRACE: Duration = Duration::from_millis(100);
 /// Bytes of the longest first line, with its end.
 const LINE: usize = 32;
 /// How long nobody is accepted if the host has no descriptors.
@@ -74,13 +77,21 @@ async fn make_room(switch: &Rc<Switch>, greetings: &mut Greetings) -> Option<Des
         {
             return Some(descriptor);
         }
-        if !greetings.evict() {
+        let grace = greetings.grace();
+        if grace.is_zero() && !greetings.evict() {
             switch.result(ConnectionResult::NoDescriptors);
             switch.out_of_descriptors();
             return None;
         }
-        if let Some(Some(greeted)) = greetings.next().await {
-            greeted.connect(switch);
+        tokio::select! {
+            biased;
+            Some(greeted) = greetings.next() => {
+                if let Some(greeted) = greeted {
+                    greeted.connect(switch);
+                }
+            }
+            () = switch.cx.timer().sleep(grace), if !grace.is_zero() => {}
+            else => {}
         }
     }
 }
@@ -104,8 +115,8 @@ impl Greeted {
 #[derive(Default)]
 struct Greetings {
     waiting: FuturesUnordered<LocalBoxFuture<(u64, Option<Greeted>)>>,
-    /// Dropped, it is the last moment of a greeting.
-    patience: BTreeMap<u64, oneshot::Sender<Infallible>>,
+    /// When each came, and what is the last moment of its greeting when it is dropped.
+    patience: BTreeMap<u64, (MonoTime, oneshot::Sender<Infallible>)>,
     last: u64,
 }
 
@@ -118,7 +129,7 @@ impl Greetings {
         let (patience, over) = oneshot::channel();
         self.last += 1;
         let number = self.last;
-        self.patience.insert(number, patience);
+        self.patience.insert(number, (MonoTime::now(), patience));
         let greeting = greet(timer, stream, descriptor, (GREETING_TIME, over));
         self.waiting.push(Box::pin(async move { (number, greeting.await) }));
     }
@@ -130,7 +141,13 @@ impl Greetings {
         Some(greeted)
     }
 
-    /// Ends the one that has waited longest, of those that have not been told to end; false if there is none.
+    /// For how long nobody has to go yet.
+    fn grace(&self) -> Duration {
+        let oldest = self.patience.first_key_value();
+        oldest.map_or(Duration::ZERO, |(_, (came, _))| GRACE.saturating_sub(MonoTime::now().since(*came)))
+    }
+
+    /// Ends the one that has waited longest, of those that have not been told to end; false if nobody waits.
     fn evict(&mut self) -> bool {
         self.patience.pop_first().is_some() || !self.waiting.is_empty()
     }

@@ -186,11 +186,13 @@ fn is_closed(client: &mut UnixStream) -> bool {
 #[test]
 fn sec_02_those_that_do_not_say_where_to_make_room_for_others() {
     let mut place = place();
+    let begun = MonoTime::now();
     let mut silent: Vec<_> = (0..GREETINGS).map(|_| place.client(b"CONN")).collect();
     place.bench.rig.settle();
     let _late = place.client(b"CONNECT 7\n");
     assert_eq!(place.bench.expect(Op::Request).0, 7);
     assert!(rest_of(&mut silent.remove(0)).is_empty(), "the one that has waited longest goes");
+    assert!(MonoTime::now().since(begun) >= GRACE, "but not before it could have spoken");
     assert!(!silent.iter_mut().any(is_closed), "and no other");
     // The rest of the line comes in time.
     silent[0].write_all(b"ECT 8\n").unwrap();
