@@ -9,6 +9,8 @@ extern crate alloc;
 mod checksum;
 #[path = "../examples/guests/guests/src/http/connection.rs"]
 mod connection;
+#[path = "../examples/guests/kit/src/net/flow.rs"]
+mod flow;
 #[path = "../examples/guests/guests/src/http/request.rs"]
 mod request;
 #[path = "../examples/guests/guests/src/http/response.rs"]
@@ -27,7 +29,7 @@ use connection::{Connection, Outcome, Patience, Stream};
 use proptest::prelude::*;
 use request::{HEAD_MAX, Method, Request, parse};
 use response::Refusal;
-use settings::{ADDRESSES_MAX, Settings};
+use settings::{ADDRESSES_MAX, PAIRS_MAX, Settings};
 use site::Stats;
 use wire::{Command, Kind, Pace, Tally};
 
@@ -498,6 +500,52 @@ fn parts_of_packets_and_others_have_no_checksum_to_compute() {
     assert!(checksum::holds(&arp));
 }
 
+#[test]
+fn frames_of_a_connection_have_a_flow_in_common_and_connections_do_not() {
+    for is_ipv6 in [false, true] {
+        let of_ports = |from: u16, to: u16, payload: &[u8]| {
+            let mut frame = frame(payload, true, is_ipv6);
+            let ports = if is_ipv6 { 54 } else { 34 };
+            frame[ports..ports + 2].copy_from_slice(&from.to_be_bytes());
+            frame[ports + 2..ports + 4].copy_from_slice(&to.to_be_bytes());
+            flow::of(&frame)
+        };
+        // Whatever the numbers of ports have in common: the kernel gives out every second one first.
+        for step in [1, 2, 16] {
+            for pairs in 2..=8 {
+                let mut taken = [0; 8];
+                for port in 0..256 {
+                    let flow = of_ports(5001, 40_000 + port * step, b"first");
+                    assert_eq!(flow, of_ports(5001, 40_000 + port * step, b"something else"));
+                    taken[flow as usize % pairs] += 1;
+                }
+                let even = 256 / pairs as u32;
+                assert!(taken[..pairs].iter().all(|taken| *taken > even / 3), "{step}, {pairs}: {taken:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_ports_has_a_flow_by_its_addresses() {
+    let mut fragment = frame(b"abc", true, false);
+    fragment[20] = 0x20;
+    let mut rest = frame(b"other", true, false);
+    rest[21] = 1;
+    rest[36] ^= 255;
+    assert_eq!(flow::of(&fragment), flow::of(&rest));
+    assert_ne!(flow::of(&fragment), flow::of(&frame(b"abc", true, false)));
+    let mut arp = frame(b"abc", true, false);
+    arp[13] = 6;
+    assert_eq!(flow::of(&arp), 0);
+    for is_ipv6 in [false, true] {
+        let whole = frame(b"abc", true, is_ipv6);
+        for len in 0..whole.len() {
+            let _ = flow::of(&whole[..len]);
+        }
+    }
+}
+
 fn settings(words: &str) -> Result<Settings, &'static str> {
     Settings::of(words.split(' ')).map_err(|senseless| senseless.0)
 }
@@ -510,6 +558,7 @@ fn addresses_are_taken_from_words() {
     assert_eq!(both.addresses, [(ip("10.0.2.15"), 24), (ip("fd00::2"), 64)]);
     assert_eq!(both.gateways, [ip("10.0.2.2"), ip("fd00::1")]);
     assert_eq!((both.device, both.offloads, both.dhcp), (1, false, false));
+    assert_eq!((both.queues, settings("queues=8").unwrap().queues), (1, PAIRS_MAX));
     assert!(settings("ip=fd00::2/64").unwrap().dhcp, "IPv6 alone leaves IPv4 to DHCP");
     assert!(settings("ip=10.0.0.1/8 ip=dhcp").unwrap().dhcp);
     let linux = settings("ip=172.16.0.2::172.16.0.1:255.255.255.252::eth0:off").unwrap();
@@ -533,6 +582,8 @@ fn addresses_that_make_no_sense_are_told() {
         "gw=1.2.3.4 gw=1.2.3.5",
         "net=-1",
         "offloads=maybe",
+        "queues=0",
+        "queues=9",
     ] {
         assert!(settings(word).is_err(), "{word}");
     }
@@ -542,8 +593,8 @@ fn addresses_that_make_no_sense_are_told() {
 
 #[test]
 fn the_sides_of_netbench_understand_each_other() {
-    for command in [Command::Sink, Command::Source, Command::Echo] {
-        assert_eq!(Command::parse(command.line().as_bytes()), Some(command));
+    for command in [Command::Sink, Command::Source, Command::Echo, Command::Pairs(65535)] {
+        assert_eq!(Command::parse(command.to_string().as_bytes()), Some(command));
     }
     assert_eq!(Command::parse(b"sink "), None);
     assert_eq!(wire::report(b"12 34"), Some((12, 34)));

@@ -81,7 +81,7 @@ fn a_guest_serves_without_offloads_and_with_small_packets() {
     }
 }
 
-/// The guest has a driver for one pair: the kernel gives it what comes, and the other pairs nothing.
+/// The guest uses one pair, as it does unless it is told: the kernel gives it what comes, and the other pairs nothing.
 #[test]
 fn a_guest_serves_on_a_tap_with_several_queues() {
     for engine in ["uring", "epoll"] {

@@ -90,6 +90,11 @@ pub(crate) fn ip_batch(lines: &str) {
 /// A tap that is up: the host is 192.0.2.1 and fd00::1 there.
 pub(crate) fn tap(mtu: u32) {
     run("ip tuntap add dev tap0 mode tap");
+    address_tap(mtu);
+}
+
+/// Takes a tap up that is there.
+pub(crate) fn address_tap(mtu: u32) {
     run(&format!("ip link set tap0 mtu {mtu} up"));
     run("ip address add 192.0.2.1/24 dev tap0");
     if mtu >= 1280 {

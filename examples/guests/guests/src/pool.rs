@@ -122,6 +122,11 @@ impl<C> Pool<C> {
     pub(crate) fn connections(&self) -> impl Iterator<Item = &C> {
         self.slots.iter().filter_map(|slot| slot.connection.as_ref())
     }
+
+    /// As [`connections`](Self::connections), to change what is known of them.
+    pub(crate) fn connections_mut(&mut self) -> impl Iterator<Item = &mut C> {
+        self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut())
+    }
 }
 
 /// A socket with its buffers, if there is memory.

@@ -7,6 +7,7 @@ extern crate alloc;
 
 mod connection;
 mod options;
+#[expect(dead_code, reason = "nothing is asked of its connections together")]
 #[path = "../pool.rs"]
 mod pool;
 mod request;

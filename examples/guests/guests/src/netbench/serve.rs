@@ -1,6 +1,7 @@
 //! The side that serves: it does what the other side asks for, and measures what only it can know.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use ringlet_guest::net::Net;
@@ -36,9 +37,13 @@ pub(crate) fn run(net: &mut Net, port: u16) -> Result<Outcome, Failure> {
     loop {
         crate::take_in(net, |net| pool.accept(net))?;
         let now = time::now();
-        pool.serve(net, now, |session, socket| {
+        let look_at = |session: &mut Option<Session>, socket: &mut Socket<'static>| {
             session.get_or_insert_with(|| Session::new(now)).advance(socket, now)
-        });
+        };
+        pool.serve(net, now, look_at);
+        if use_pairs(net, &mut pool)? {
+            pool.serve(net, now, look_at);
+        }
         datagrams.answer(net);
         datagrams.work(net);
         net.send()?;
@@ -47,6 +52,20 @@ pub(crate) fn run(net: &mut Net, port: u16) -> Result<Outcome, Failure> {
         let until = pool.deadline(|session| session.deadline).into_iter().chain(datagrams.next(net)).min();
         net.wait(until)?;
     }
+}
+
+/// Uses as many pairs of queues as clients have asked for; whether there is something to say about that.
+fn use_pairs(net: &mut Net, pool: &mut Pool<Session>) -> Result<bool, Failure> {
+    let mut asked = false;
+    for session in pool.connections_mut() {
+        let Job::Pairs(pairs) = session.job else { continue };
+        let agreed = net.use_pairs(pairs)?;
+        let mut line = format!("{} {}", if agreed { "ok" } else { "no" }, net.pairs_in_use());
+        net.pairs().for_each(|pair| line += &format!(" {}/{}", pair.rx_packets, pair.tx_packets));
+        session.job = Job::Say(line + "\n");
+        asked = true;
+    }
+    Ok(asked)
 }
 
 /// A connection.
@@ -67,6 +86,10 @@ enum Job {
     },
     Source,
     Echo,
+    /// So many pairs of queues are wanted.
+    Pairs(u16),
+    /// This is the answer.
+    Say(String),
     /// All was said.
     Ended,
 }
@@ -95,6 +118,8 @@ impl Session {
                 Job::Sink { bytes, start, end } => sink(bytes, start, end, socket, now),
                 Job::Source => source(socket),
                 Job::Echo => echo(socket),
+                Job::Pairs(_) => Step::Blocked,
+                Job::Say(line) => say(line, socket),
                 Job::Ended => drain(socket),
             };
             match step {
@@ -116,6 +141,7 @@ fn read_line(line: &mut Vec<u8>, socket: &mut Socket<'_>) -> Step {
                 Some(Command::Sink) => Step::Next(Job::Sink { bytes: 0, start: None, end: 0 }),
                 Some(Command::Source) => Step::Next(Job::Source),
                 Some(Command::Echo) => Step::Next(Job::Echo),
+                Some(Command::Pairs(pairs)) => Step::Next(Job::Pairs(pairs)),
                 None => Step::Nonsense,
             };
         }
@@ -137,7 +163,11 @@ fn sink(bytes: &mut u64, start: &mut Option<u64>, end: &mut u64, socket: &mut So
     if socket.may_recv() {
         return Step::Blocked;
     }
-    let line = format!("{bytes} {}\n", *end - start.unwrap_or(*end));
+    say(&format!("{bytes} {}\n", *end - start.unwrap_or(*end)), socket)
+}
+
+/// Says the last thing that there is to say.
+fn say(line: &str, socket: &mut Socket<'_>) -> Step {
     // A connection that was only read from has room for a line.
     let _ = socket.send_slice(line.as_bytes());
     close(socket)

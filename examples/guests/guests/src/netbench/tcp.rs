@@ -1,5 +1,6 @@
 //! The side that measures TCP.
 
+use alloc::format;
 use alloc::vec::Vec;
 
 use ringlet_guest::net::Net;
@@ -101,8 +102,7 @@ impl Stream {
             Mode::TcpRr => Command::Echo,
             _ => Command::Sink,
         };
-        let mut unsaid = command.line().as_bytes().to_vec();
-        unsaid.push(b'\n');
+        let unsaid = format!("{command}\n").into_bytes();
         Self {
             socket,
             mode: options.mode,

@@ -1,9 +1,11 @@
 //! What the two sides say to each other. Over TCP the client's first line says what is wanted; over UDP each datagram
 //! has a header. Numbers are big-endian. Both are simple enough for a peer that is no guest.
 
+use core::fmt;
+
 /// The port of both.
 pub(crate) const PORT: u16 = 5001;
-/// Most bytes of a line, its end included.
+/// Most bytes of a client's line, its end included.
 pub(crate) const LINE_MAX: usize = 64;
 /// Bytes of a datagram's header.
 pub(crate) const HEADER: usize = 40;
@@ -19,19 +21,31 @@ pub(crate) enum Command {
     Source,
     /// `echo`: send back what comes.
     Echo,
+    /// `pairs N`: use so many pairs of queues from now on. `ok` or `no`, then how many are used, and of each pair how many
+    /// packets have come in and gone out: `ok 2 12/10 7/9`.
+    Pairs(u16),
 }
 
 impl Command {
-    const ALL: [(&'static str, Self); 3] =
-        [("sink", Self::Sink), ("source", Self::Source), ("echo", Self::Echo)];
-
-    /// The line, without its end.
-    pub(crate) fn line(self) -> &'static str {
-        Self::ALL.iter().find(|(_, command)| *command == self).map_or("", |(line, _)| line)
-    }
-
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
-        Self::ALL.iter().find(|(name, _)| name.as_bytes() == line).map(|(_, command)| *command)
+        Some(match str::from_utf8(line).ok()? {
+            "sink" => Self::Sink,
+            "source" => Self::Source,
+            "echo" => Self::Echo,
+            line => Self::Pairs(line.strip_prefix("pairs ")?.parse().ok()?),
+        })
+    }
+}
+
+/// The line, without its end.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sink => f.write_str("sink"),
+            Self::Source => f.write_str("source"),
+            Self::Echo => f.write_str("echo"),
+            Self::Pairs(pairs) => write!(f, "pairs {pairs}"),
+        }
     }
 }
 

@@ -1,13 +1,15 @@
-//! A virtio network device (virtio 1.2, 5.1): its features, its configuration, its two queues.
+//! A virtio network device (virtio 1.2, 5.1): its features, its configuration, its queues.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
-use super::rx::{Rx, RxToken};
+use super::control::Control;
+use super::rx::{Frame, Rx, RxToken};
 use super::tx::{Tx, TxToken};
-use super::{Error, feature};
+use super::{Error, Settings, feature};
 use crate::boot::Context;
 use crate::virtio::{
     self, Line, Transport, drivers::transport::DeviceStatus, drivers::transport::Transport as _,
@@ -21,6 +23,7 @@ const NETWORK: u32 = 1;
 mod config {
     pub(super) const MAC: usize = 0;
     pub(super) const STATUS: usize = 6;
+    pub(super) const PAIRS: usize = 8;
     pub(super) const MTU: usize = 10;
 }
 
@@ -36,51 +39,101 @@ const MTU_MIN: u16 = 576;
 pub(super) struct Device {
     transport: Transport,
     line: Line,
-    pub(super) rx: Rx,
+    /// The queues of packets that come in, one of each pair.
+    pub(super) rx: Vec<Rx>,
+    /// The one of them that is looked at next.
+    turn: usize,
     pub(super) tx: Tx,
+    control: Option<Control>,
+    /// Pairs that the device has.
+    pairs: u16,
     /// What was negotiated.
     pub(super) features: u64,
     pub(super) mac: [u8; 6],
     /// Most bytes of an IP packet.
     pub(super) mtu: u16,
     pub(super) link_up: bool,
+    /// Whether it was the other way around when somebody last asked.
+    link_changed: bool,
     pub(super) interrupts: u64,
     /// Set when a queue turns out to be broken: nothing moves any more.
     failed: Option<Error>,
 }
 
 impl Device {
-    /// Sets device `index` up, of those that the command line names. `offloads`: whether the device may do checksums,
-    /// and hand in packets of TCP that are larger than the MTU.
-    pub(super) fn open(context: &Context, index: usize, offloads: bool) -> Result<Self, Error> {
-        let slot = virtio::find(context, NETWORK).nth(index).ok_or(Error::NoDevice)?;
+    /// Sets up the device that the settings name, of those of the command line, and uses as many pairs of queues as they
+    /// and the device have.
+    pub(super) fn open(context: &Context, settings: &Settings) -> Result<Self, Error> {
+        let slot = virtio::find(context, NETWORK).nth(settings.device).ok_or(Error::NoDevice)?;
         let mut transport =
             slot.open().map_err(|_| Error::Device("the device is not one that the driver knows"))?;
-        let features = negotiate(&mut transport, offloads)?;
+        let features = negotiate(&mut transport, settings)?;
         let mac = mac(&transport, features)?;
         let mtu = mtu(&transport, features)?;
-        let rx = Rx::new(&mut transport, features, mtu.into())?;
-        let tx = Tx::new(&mut transport, features, mtu.into())?;
+        let pairs = pairs(&transport, features)?;
+        let ours = pairs.min(settings.queues);
+        let rx = (0..ours).map(|pair| Rx::new(&mut transport, pair, features, mtu.into()));
+        let rx = rx.collect::<Result<_, _>>()?;
+        let tx = Tx::new(&mut transport, ours, features, mtu.into())?;
+        let control = match features & feature::MQ {
+            0 => None,
+            _ => Some(Control::new(&mut transport, 2 * pairs, features)?),
+        };
         virtio::finish(&mut transport);
         let mut device = Self {
             transport,
             line: slot.line(),
             rx,
+            turn: 0,
             tx,
+            control,
+            pairs,
             features,
             mac,
             mtu,
             link_up: true,
+            link_changed: false,
             interrupts: 0,
             failed: None,
         };
-        device.rx.publish(&mut device.transport, true);
+        device.publish();
         device.look_at_link();
+        if ours > 1 && !device.use_pairs(ours)? {
+            return Err(Error::Device("the device refuses pairs of queues that it has"));
+        }
+        device.link_changed = false;
         Ok(device)
     }
 
-    /// Looks whether the link is up, which costs two exits; whether that has changed.
-    pub(super) fn look_at_link(&mut self) -> bool {
+    /// See [`Net::use_pairs`](super::Net::use_pairs).
+    pub(super) fn use_pairs(&mut self, pairs: u16) -> Result<bool, Error> {
+        let before = self.tx.lanes_in_use();
+        // What the device does not have is its own to refuse.
+        let is_missing = (self.rx.len() as u16 + 1..=self.pairs).contains(&pairs);
+        if is_missing || self.control.is_none() {
+            return Ok(pairs == before);
+        }
+        // A packet that is left in a queue that is not used would be sent when it is used again, or never.
+        self.tx.use_lanes(before.min(pairs));
+        self.publish();
+        while !self.tx.has_left()? {
+            self.halt()?;
+        }
+        let Some(control) = &mut self.control else { return Ok(false) };
+        control.ask_for_pairs(&mut self.transport, pairs);
+        let agreed = loop {
+            let answer = self.control.as_mut().map_or(Ok(Some(false)), Control::answer)?;
+            match answer {
+                Some(agreed) => break agreed,
+                None => self.halt()?,
+            }
+        };
+        self.tx.use_lanes(if agreed { pairs } else { before });
+        Ok(agreed)
+    }
+
+    /// Looks whether the link is up, which costs two exits.
+    fn look_at_link(&mut self) {
         let before = self.link_up;
         if self.features & feature::STATUS != 0 {
             self.line.acknowledge_change();
@@ -88,13 +141,18 @@ impl Device {
             let status: Option<u16> = self.transport.read_config_space(config::STATUS).ok();
             self.link_up = status.map_or(before, |status| status & LINK_UP != 0);
         }
-        self.link_up != before
+        self.link_changed |= self.link_up != before;
+    }
+
+    /// Whether the link has gone or come since the last call.
+    pub(super) fn take_link_change(&mut self) -> bool {
+        core::mem::take(&mut self.link_changed)
     }
 
     /// Shows the device everything that was sent and given back.
     pub(super) fn publish(&mut self) {
         self.tx.publish(&mut self.transport, true);
-        self.rx.publish(&mut self.transport, true);
+        self.rx.iter_mut().for_each(|rx| rx.publish(&mut self.transport, true));
     }
 
     /// What broke, if something did.
@@ -105,29 +163,41 @@ impl Device {
     /// Asks for an interrupt when there is something to do; whether there is already. While there is no room to answer
     /// in, that is only the end of a packet that goes out.
     pub(super) fn listen(&mut self) -> bool {
-        if self.tx.is_starved() { self.tx.listen() } else { self.rx.listen() }
+        if self.tx.is_starved() {
+            return self.tx.listen();
+        }
+        self.rx.iter().fold(false, |any, rx| rx.listen() | any)
     }
 
-    /// Halts until an interrupt came, of the device or the timer; then asks for no more of the device's. Whether the
-    /// link has changed.
-    pub(super) fn wait(&mut self) -> Result<bool, Error> {
+    /// Halts until an interrupt came, of the device or the timer; then asks for no more of the device's.
+    pub(super) fn wait(&mut self) -> Result<(), Error> {
         let taken = self.line.wait();
         self.interrupts += u64::from(taken);
-        let about_packets = self.rx.has_finished() || self.tx.is_starved();
+        let about_packets = self.rx.iter().any(Rx::has_finished) || self.tx.is_starved();
         self.hush();
         // Nothing says what an interrupt is about but the device's registers, each of which costs an exit. One that
         // came with a packet may hide a change of the link until the next that brings nothing.
-        if taken == 0 || about_packets {
-            return Ok(false);
-        }
+        if taken == 0 || about_packets { Ok(()) } else { self.look() }
+    }
+
+    /// Halts until an interrupt came, which is about anything.
+    fn halt(&mut self) -> Result<(), Error> {
+        let taken = self.line.wait();
+        self.interrupts += u64::from(taken);
+        if taken == 0 { Ok(()) } else { self.look() }
+    }
+
+    /// Looks at what a device tells by its registers.
+    fn look(&mut self) -> Result<(), Error> {
         if self.transport.get_status().contains(DeviceStatus::DEVICE_NEEDS_RESET) {
             return Err(Error::Device("the device broke down, and asks for a reset"));
         }
-        Ok(self.look_at_link())
+        self.look_at_link();
+        Ok(())
     }
 
     pub(super) fn hush(&mut self) {
-        self.rx.hush();
+        self.rx.iter().for_each(Rx::hush);
         self.tx.hush();
     }
 
@@ -139,6 +209,20 @@ impl Device {
         })
     }
 
+    /// The next packet that came in, of all pairs in turn, and its pair.
+    fn next(&mut self) -> Option<(usize, Frame)> {
+        for _ in 0..self.rx.len() {
+            self.turn = (self.turn + 1) % self.rx.len();
+            let rx = &mut self.rx[self.turn];
+            rx.publish(&mut self.transport, false);
+            let frame = rx.next();
+            if let Some(frame) = self.note(frame) {
+                return Some((self.turn, frame));
+            }
+        }
+        None
+    }
+
     fn has_room(&mut self) -> bool {
         let room = self.tx.has_room();
         self.note(room)
@@ -146,13 +230,15 @@ impl Device {
 }
 
 /// Takes what the device has of the features that this driver knows.
-fn negotiate(transport: &mut Transport, offloads: bool) -> Result<u64, Error> {
+fn negotiate(transport: &mut Transport, settings: &Settings) -> Result<u64, Error> {
     const PLAIN: u64 =
         feature::MAC | feature::MTU | feature::STATUS | feature::MRG_RXBUF | virtio::feature::EVENT_IDX;
     const RECEIVED: u64 = feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
     let refused = |_| Error::Device("the device does not accept features that it offered");
-    let wanted = PLAIN | if offloads { feature::CSUM | RECEIVED } else { 0 };
     let offered = transport.read_device_features();
+    let wanted = PLAIN | if settings.offloads { feature::CSUM | RECEIVED } else { 0 };
+    let several = feature::MQ | feature::CTRL_VQ;
+    let wanted = wanted | if settings.queues > 1 && offered & several == several { several } else { 0 };
     // Large packets need GUEST_CSUM (5.1.3.1), and buffers of their size or MRG_RXBUF.
     let large = feature::GUEST_CSUM | feature::MRG_RXBUF;
     let wanted =
@@ -185,6 +271,17 @@ fn mtu(transport: &Transport, features: u64) -> Result<u16, Error> {
     if mtu >= MTU_MIN { Ok(mtu) } else { Err(Error::Device("the MTU is below 576")) }
 }
 
+/// How many pairs of queues the device has.
+fn pairs(transport: &Transport, features: u64) -> Result<u16, Error> {
+    if features & feature::MQ == 0 {
+        return Ok(1);
+    }
+    let pairs = transport.read_config_space(config::PAIRS);
+    let pairs = pairs.map_err(|_| Error::Device("the configuration is too short"))?;
+    // At most so many, and the control queue (5.1.4.1).
+    if (1..0x8000).contains(&pairs) { Ok(pairs) } else { Err(Error::Device("so many queues cannot be")) }
+}
+
 /// A number that another guest, or the same at another time, does not have.
 pub(super) fn random() -> u64 {
     cpu::random().unwrap_or_else(|| cpu::rdtsc().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ time::now())
@@ -199,10 +296,8 @@ impl phy::Device for Device {
         if self.failed.is_some() || !self.has_room() {
             return None;
         }
-        self.rx.publish(&mut self.transport, false);
-        let frame = self.rx.next();
-        let frame = self.note(frame)?;
-        Some((RxToken { rx: &mut self.rx, frame }, TxToken { tx: &mut self.tx }))
+        let (pair, frame) = self.next()?;
+        Some((RxToken { rx: &mut self.rx[pair], frame }, TxToken { tx: &mut self.tx }))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<TxToken<'_>> {
@@ -248,6 +343,9 @@ impl fmt::Display for Device {
             if self.features & bit != 0 {
                 write!(f, ", {name}")?;
             }
+        }
+        if self.rx.len() > 1 {
+            write!(f, ", {} pairs of queues", self.rx.len())?;
         }
         Ok(())
     }

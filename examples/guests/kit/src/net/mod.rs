@@ -17,8 +17,11 @@
 //! ```
 
 mod checksum;
+mod control;
 mod device;
+mod flow;
 mod header;
+mod pairs;
 mod rx;
 mod settings;
 mod tx;
@@ -27,7 +30,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
 
-pub use settings::{ADDRESSES_MAX, Senseless, Settings};
+pub use pairs::Pair;
+pub use settings::{ADDRESSES_MAX, PAIRS_MAX, Senseless, Settings};
 pub use smoltcp as stack;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{AnySocket, dhcpv4, tcp};
@@ -61,6 +65,8 @@ mod feature {
     pub(super) const GUEST_TSO6: u64 = 1 << 8;
     pub(super) const MRG_RXBUF: u64 = 1 << 15;
     pub(super) const STATUS: u64 = 1 << 16;
+    pub(super) const CTRL_VQ: u64 = 1 << 17;
+    pub(super) const MQ: u64 = 1 << 22;
 
     /// Those that make a difference to speed, by their names.
     pub(super) const NAMES: [(u64, &str); 6] = [
@@ -149,7 +155,7 @@ impl Net {
     /// # Errors
     /// There is no device, or it does not come up.
     pub fn open(context: &Context, settings: &Settings) -> Result<Self, Error> {
-        let mut device = Device::open(context, settings.device, settings.offloads)?;
+        let mut device = Device::open(context, settings)?;
         let mut config = Config::new(EthernetAddress(device.mac).into());
         config.random_seed = device::random();
         let mut interface = Interface::new(config, &mut device, now());
@@ -272,14 +278,19 @@ impl Net {
             }
             self.arm(now, at);
         }
-        let changed = self.device.wait()?;
+        self.device.wait()?;
+        self.after_interrupts();
+        Ok(())
+    }
+
+    /// Sees to what interrupts have told beside packets.
+    fn after_interrupts(&mut self) {
         if interrupts::take(TIMER_VECTOR) > 0 {
             self.armed = None;
         }
-        if changed {
+        if self.device.take_link_change() {
             self.link_changed();
         }
-        Ok(())
     }
 
     /// Has the timer fire at `at` or before: one that fires too early costs less than being armed anew every time.
@@ -342,10 +353,11 @@ impl Net {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let Device { rx, tx, interrupts, .. } = &self.device;
+        let sum = |of: fn(&rx::Rx) -> u64| rx.iter().map(of).sum();
         Counters {
-            rx_packets: rx.packets,
-            rx_bytes: rx.bytes,
-            rx_dropped: rx.dropped,
+            rx_packets: sum(|rx| rx.packets),
+            rx_bytes: sum(|rx| rx.bytes),
+            rx_dropped: sum(|rx| rx.dropped),
             tx_packets: tx.packets,
             tx_bytes: tx.bytes,
             tx_dropped: tx.dropped,

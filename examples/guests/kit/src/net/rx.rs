@@ -1,4 +1,4 @@
-//! The queue of packets that come in.
+//! A queue of packets that come in.
 
 use alloc::vec::Vec;
 
@@ -8,7 +8,6 @@ use super::header::{self, Header};
 use super::{Error, checksum, feature};
 use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transport as _};
 
-const QUEUE: u16 = 0;
 /// Bytes of a buffer when a packet may lie in several.
 const PIECE: usize = 2048;
 /// Most bytes of a packet and its header: what one of TCP can have before it is cut into segments.
@@ -23,6 +22,7 @@ const LIE: Error = Error::Device("the device returned a packet that cannot be");
 /// Packets that come in.
 #[derive(Debug)]
 pub(super) struct Rx {
+    queue: u16,
     ring: Ring,
     buffers: Buffers,
     features: u64,
@@ -45,14 +45,22 @@ pub(super) enum Frame {
 }
 
 impl Rx {
-    pub(super) fn new(transport: &mut Transport, features: u64, mtu: usize) -> Result<Self, Error> {
+    /// Sets the queue of this pair up.
+    pub(super) fn new(
+        transport: &mut Transport,
+        pair: u16,
+        features: u64,
+        mtu: usize,
+    ) -> Result<Self, Error> {
+        let queue = 2 * pair;
         let merged = features & feature::MRG_RXBUF != 0;
         let frame = header::LEN + super::frame_len(mtu) + 4;
         let size = if merged { PIECE } else { frame.next_multiple_of(64).max(PIECE) };
-        let slots = super::slots(transport, QUEUE, size)?;
-        let ring = Ring::new(transport, QUEUE, Shape { slots, buffers: 1, features }).ok_or(Error::Queue)?;
+        let slots = super::slots(transport, queue, size)?;
+        let ring = Ring::new(transport, queue, Shape { slots, buffers: 1, features }).ok_or(Error::Queue)?;
         let buffers = Buffers::new(slots, size).ok_or(Error::Memory)?;
         let mut rx = Self {
+            queue,
             ring,
             buffers,
             features,
@@ -80,7 +88,7 @@ impl Rx {
         if self.returned >= if all { 1 } else { BATCH } {
             self.returned = 0;
             if self.ring.publish() {
-                transport.notify(QUEUE);
+                transport.notify(self.queue);
             }
         }
     }

@@ -5,6 +5,8 @@ use core::net::IpAddr;
 
 /// Addresses that an interface can have, beside its link-local one.
 pub const ADDRESSES_MAX: usize = 3;
+/// Pairs of queues that may be used.
+pub const PAIRS_MAX: u16 = 8;
 /// How long DHCP may take.
 const PATIENCE: u64 = 15_000_000_000;
 
@@ -23,6 +25,8 @@ pub struct Settings {
     pub device: usize,
     /// Whether the device may do checksums and hand in packets larger than the MTU.
     pub offloads: bool,
+    /// How many pairs of queues to set up and use, if the device has so many: 1 to [`PAIRS_MAX`].
+    pub queues: u16,
 }
 
 impl Default for Settings {
@@ -34,6 +38,7 @@ impl Default for Settings {
             patience: PATIENCE,
             device: 0,
             offloads: true,
+            queues: 1,
         }
     }
 }
@@ -49,6 +54,7 @@ const IP: Senseless =
     Senseless("ip= takes ADDRESS/PREFIX, dhcp, or ADDRESS::GATEWAY:NETMASK as Linux has it");
 const GATEWAY: Senseless = Senseless("gw= takes an address, one of IPv4 and one of IPv6");
 const NET: Senseless = Senseless("net= takes the number of a network device, from 0");
+const QUEUES: Senseless = Senseless("queues= takes a number of pairs, 1 to 8");
 const OFFLOADS: Senseless = Senseless("offloads= takes on or off");
 
 impl Settings {
@@ -65,7 +71,7 @@ impl Settings {
     }
 
     /// Takes a word: `ip=ADDRESS/PREFIX` (of IPv4 or IPv6, any number of times), `ip=dhcp`, `gw=ADDRESS`, `net=N`,
-    /// `offloads=on|off`. Whether it was one of these.
+    /// `queues=N`, `offloads=on|off`. Whether it was one of these.
     ///
     /// # Errors
     /// It was, but its value makes no sense.
@@ -75,6 +81,10 @@ impl Settings {
             "ip" => self.set_address(value).ok_or(IP)?,
             "gw" => self.add_gateway(value).ok_or(GATEWAY)?,
             "net" => self.device = value.parse().map_err(|_| NET)?,
+            "queues" => {
+                let pairs = value.parse().ok().filter(|pairs| (1..=PAIRS_MAX).contains(pairs));
+                self.queues = pairs.ok_or(QUEUES)?;
+            }
             "offloads" if value == "on" || value == "off" => self.offloads = value == "on",
             "offloads" => return Err(OFFLOADS),
             _ => return Ok(false),

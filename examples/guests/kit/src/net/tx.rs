@@ -1,31 +1,38 @@
-//! The queue of packets that go out.
+//! Packets that go out: one memory for all, and a queue for each pair.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use smoltcp::phy;
 
-use super::{Error, checksum, feature, header};
+use super::{Error, checksum, feature, flow, header};
 use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transport as _};
 
-const QUEUE: u16 = 1;
 /// Packets that the device is shown at once.
 const BATCH: u16 = 16;
 /// The longest frame that the stack makes whatever the MTU is: an answer about an error over IPv6 (RFC 4443, 2.4).
 const ANSWER_MAX: usize = super::ETHERNET + 1280;
 
+/// A queue.
+#[derive(Debug)]
+struct Lane {
+    queue: u16,
+    ring: Ring,
+    /// Packets that the device was not shown.
+    waiting: u16,
+    packets: u64,
+}
+
 /// Packets that go out.
 #[derive(Debug)]
 pub(super) struct Tx {
-    ring: Ring,
+    lanes: Vec<Lane>,
+    /// How many of them are used, from the first on.
+    in_use: u16,
     buffers: Buffers,
     features: u64,
     /// Slots that the device does not have; the one used last is used first.
     free: Vec<u16>,
-    /// How many there are.
-    slots: u16,
-    /// Packets that the device was not shown.
-    waiting: u16,
     /// Whether a packet found no free slot since the last look.
     starved: bool,
     pub(super) packets: u64,
@@ -34,20 +41,40 @@ pub(super) struct Tx {
     pub(super) notifications: u64,
 }
 
+impl Lane {
+    fn new(transport: &mut Transport, pair: u16, shape: Shape) -> Result<Self, Error> {
+        let queue = 2 * pair + 1;
+        let ring = Ring::new(transport, queue, shape).ok_or(Error::Queue)?;
+        ring.hush();
+        Ok(Self { queue, ring, waiting: 0, packets: 0 })
+    }
+
+    /// Asks for an interrupt when the device has sent so much of what it has; whether it has by now.
+    fn listen(&self, part: impl FnOnce(u16) -> u16) -> bool {
+        let in_flight = self.ring.in_flight();
+        in_flight > 0 && self.ring.listen_for(part(in_flight))
+    }
+}
+
 impl Tx {
-    pub(super) fn new(transport: &mut Transport, features: u64, mtu: usize) -> Result<Self, Error> {
+    /// Sets the queues of so many pairs up.
+    pub(super) fn new(
+        transport: &mut Transport,
+        pairs: u16,
+        features: u64,
+        mtu: usize,
+    ) -> Result<Self, Error> {
         let frame = super::frame_len(mtu).max(ANSWER_MAX);
         let size = (header::LEN + frame).next_multiple_of(64).max(2048);
-        let slots = super::slots(transport, QUEUE, size)?;
-        let ring = Ring::new(transport, QUEUE, Shape { slots, buffers: 1, features }).ok_or(Error::Queue)?;
-        ring.hush();
+        let slots = super::slots(transport, 1, size)?;
+        let shape = Shape { slots, buffers: 1, features };
+        let lanes = (0..pairs).map(|pair| Lane::new(transport, pair, shape)).collect::<Result<_, _>>()?;
         Ok(Self {
-            ring,
+            lanes,
+            in_use: 1,
             buffers: Buffers::new(slots, size).ok_or(Error::Memory)?,
             features,
             free: (0..slots).rev().collect(),
-            slots,
-            waiting: 0,
             starved: false,
             packets: 0,
             bytes: 0,
@@ -56,10 +83,27 @@ impl Tx {
         })
     }
 
+    /// How many queues are used.
+    pub(super) fn lanes_in_use(&self) -> u16 {
+        self.in_use
+    }
+
+    /// Uses so many queues from now on, as far as there are so many.
+    pub(super) fn use_lanes(&mut self, count: u16) {
+        self.in_use = count.clamp(1, self.lanes.len() as u16);
+    }
+
+    /// What each queue has taken so far.
+    pub(super) fn packets_of_lanes(&self) -> impl Iterator<Item = u64> {
+        self.lanes.iter().map(|lane| lane.packets)
+    }
+
     /// Takes back what the device has sent.
     pub(super) fn reclaim(&mut self) -> Result<(), Error> {
-        while let Some((slot, _)) = self.ring.pop()? {
-            self.free.push(slot);
+        for lane in &mut self.lanes {
+            while let Some((slot, _)) = lane.ring.pop()? {
+                self.free.push(slot);
+            }
         }
         Ok(())
     }
@@ -80,23 +124,35 @@ impl Tx {
 
     /// Shows the device what is to be sent, if that is worth it or `all` is wanted.
     pub(super) fn publish(&mut self, transport: &mut Transport, all: bool) {
-        if self.waiting >= if all { 1 } else { BATCH } {
-            self.waiting = 0;
-            if self.ring.publish() {
-                transport.notify(QUEUE);
-                self.notifications += 1;
+        for lane in &mut self.lanes {
+            if lane.waiting >= if all { 1 } else { BATCH } {
+                lane.waiting = 0;
+                if lane.ring.publish() {
+                    transport.notify(lane.queue);
+                    self.notifications += 1;
+                }
             }
         }
     }
 
-    /// Asks for an interrupt when there is room again for half of what the queue holds, all of which the device has;
+    /// Asks for an interrupt when there is room again for half of what a queue has, now that the device has all slots;
     /// whether there is by now. Room for one packet would be filled at once, and each time be waited for.
     pub(super) fn listen(&self) -> bool {
-        self.ring.listen_for(self.slots.div_ceil(2))
+        let half = |lane: &Lane| lane.listen(|in_flight| in_flight.div_ceil(2));
+        self.lanes.iter().fold(false, |room, lane| half(lane) | room)
+    }
+
+    /// Whether the queues that are not used are empty; if not, an interrupt comes when one is.
+    pub(super) fn has_left(&mut self) -> Result<bool, Error> {
+        self.reclaim()?;
+        let unused = self.lanes.iter().skip(self.in_use.into());
+        // One that has come back by now is taken back by the next look.
+        let busy = unused.filter(|lane| lane.ring.in_flight() > 0 && !lane.listen(|in_flight| in_flight));
+        Ok(busy.count() == 0)
     }
 
     pub(super) fn hush(&self) {
-        self.ring.hush();
+        self.lanes.iter().for_each(|lane| lane.ring.hush());
     }
 
     /// Sends a frame of `len` bytes that `fill` writes.
@@ -111,13 +167,16 @@ impl Tx {
         let bytes = unsafe { self.buffers.blank(slot, whole) };
         let (header, frame) = bytes.split_at_mut(header::LEN);
         let result = fill(frame);
+        let lane = if self.in_use == 1 { 0 } else { flow::of(frame) as usize % usize::from(self.in_use) };
         let delegated = self.features & feature::CSUM != 0;
         let checksum = if delegated { checksum::delegate(frame) } else { None };
         header.copy_from_slice(&header::of_sent(checksum));
         let buffer = self.buffers.describe(slot, whole, false);
+        let lane = &mut self.lanes[lane];
         // SAFETY: the buffer is there for good, and written to only when the slot is free again.
-        unsafe { self.ring.offer(slot, &[buffer]) };
-        self.waiting += 1;
+        unsafe { lane.ring.offer(slot, &[buffer]) };
+        lane.waiting += 1;
+        lane.packets += 1;
         self.packets += 1;
         self.bytes += len as u64;
         result

@@ -78,7 +78,7 @@ pub struct Ring {
     published: u16,
     /// Requests taken back so far.
     taken: u16,
-    in_flight: Vec<bool>,
+    busy: Vec<bool>,
 }
 
 // SAFETY: owns its memory; nothing is tied to a processor.
@@ -110,7 +110,7 @@ impl Ring {
             offered: 0,
             published: 0,
             taken: 0,
-            in_flight: vec![false; usize::from(shape.slots)],
+            busy: vec![false; usize::from(shape.slots)],
         };
         let base = memory.expose_provenance().get() as u64;
         let (driver, device) = (base + Self::driver_at(size) as u64, base + Self::device_at(size) as u64);
@@ -193,7 +193,7 @@ impl Ring {
     /// The buffers stay valid, and are not touched, until [`pop`](Self::pop) returns the slot.
     pub unsafe fn offer(&mut self, slot: u16, buffers: &[Buffer]) {
         assert!(!buffers.is_empty() && buffers.len() <= usize::from(self.shape.buffers), "too many buffers");
-        let busy = core::mem::replace(&mut self.in_flight[usize::from(slot)], true);
+        let busy = core::mem::replace(&mut self.busy[usize::from(slot)], true);
         assert!(!busy, "slot {slot} is not free");
         let head = slot * self.stride;
         let indirect = self.shape.features & feature::INDIRECT_DESC != 0;
@@ -231,6 +231,12 @@ impl Ring {
         self.used_flags().load(Ordering::Relaxed) & SUPPRESS == 0
     }
 
+    /// Requests that were offered and not taken back.
+    #[must_use]
+    pub fn in_flight(&self) -> u16 {
+        self.offered.wrapping_sub(self.taken)
+    }
+
     /// Whether a finished request waits to be taken.
     #[must_use]
     pub fn has_finished(&self) -> bool {
@@ -250,7 +256,7 @@ impl Ring {
         let [id, len] = unsafe { self.memory.add(offset).cast::<[u32; 2]>().read_volatile() };
         let slot =
             u16::try_from(id).ok().filter(|id| id.is_multiple_of(self.stride)).map(|id| id / self.stride);
-        let busy = slot.and_then(|slot| self.in_flight.get_mut(usize::from(slot)));
+        let busy = slot.and_then(|slot| self.busy.get_mut(usize::from(slot)));
         let (Some(slot), Some(busy @ true)) = (slot, busy) else { return Err(Broken(id)) };
         *busy = false;
         self.taken = self.taken.wrapping_add(1);
