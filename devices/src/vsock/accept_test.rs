@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::task::{Context, Poll, Waker};
 
 use ringlet_io::unix::{Listener, SocketFile};
-use ringlet_io::{DescriptorShare, Descriptors, EngineKind, OWN_DESCRIPTORS};
+use ringlet_io::{DescriptorShare, Descriptors, EngineKind, MonoTime, OWN_DESCRIPTORS};
 
 use super::*;
 use crate::testing::{Options, PATIENCE};
+use crate::vsock::greet::GRACE;
 use crate::vsock::packet::Op;
 use crate::vsock::test_util::*;
-use crate::vsock::{ConnectError, VsockOptions, VsockSource};
+use crate::vsock::{ConnectError, VsockDevice, VsockOptions, VsockSource};
 
 /// A device that listens in a folder of its own.
 struct Place {
@@ -215,49 +216,34 @@ fn sec_02_many_silent_ones_keep_nobody_out() {
     assert!((2 * GREETINGS..=2 * GREETINGS + 1).contains(&closed), "{closed}: no more wait than may");
 }
 
-fn greeting(
-    cx: &ringlet_io::ShardContext,
-    stream: UnixStream,
-    limit: Duration,
-) -> (impl Future<Output = Option<Greeted>>, oneshot::Sender<Infallible>) {
-    let (patience, over) = oneshot::channel();
+/// A socket and a place for it, and the other end.
+fn placed() -> (Placed, UnixStream) {
+    let (ours, client) = UnixStream::pair().unwrap();
     let descriptor = DescriptorShare::unlimited().try_take().unwrap();
-    let stream = Stream::new(stream.into()).unwrap();
-    (greet(cx.timer().clone(), stream, descriptor, (limit, over)), patience)
+    (Placed { stream: Stream::new(ours.into()).unwrap(), descriptor }, client)
 }
 
 #[test]
-fn a_line_that_has_come_is_not_lost_when_its_time_is_over() {
+fn nobody_has_to_go_for_whom_one_that_has_spoken_makes_room() {
     let bench = Bench::new();
-    let ports = bench.rig.on_shard(|cx| async move {
-        let mut ports = Vec::new();
-        for says in ["CONNECT 7\n", "CONNECT 7", ""] {
-            let (stream, mut client) = UnixStream::pair().unwrap();
-            client.write_all(says.as_bytes()).unwrap();
-            let (greeting, patience) = greeting(&cx, stream, GREETING_TIME);
-            // Before the loop has had a chance to say that there is something.
-            drop(patience);
-            ports.push(greeting.await.map(|greeted| greeted.port));
+    bench.rig.on_shard(|cx| async move {
+        let owner = ringlet_io::Owner::shard();
+        let source = VsockSource::new(None, None).0;
+        let device =
+            VsockDevice::new(&cx, &owner, &options(), options().config(), source, metrics()).unwrap();
+        let (switch, mut greetings) = (&device.switch, Greetings::default());
+        let mut clients = Vec::new();
+        for _ in 0..GREETINGS {
+            let (socket, client) = placed();
+            greetings.add(cx.timer().clone(), socket);
+            clients.push(client);
         }
-        ports
+        cx.timer().sleep(2 * GRACE).await;
+        clients.pop().unwrap().write_all(b"CONNECT 7\n").unwrap();
+        assert!(make_room(switch, &switch.budget(), &mut greetings).await.is_some());
+        assert_eq!((greetings.len(), switch.metrics.connections.get()), (GREETINGS - 1, 1));
+        assert!(!clients.iter_mut().any(is_closed));
     });
-    assert_eq!(ports, [Some(7), None, None]);
-}
-
-#[test]
-fn sec_02_those_that_do_not_say_where_to_are_bounded_in_time() {
-    let bench = Bench::new();
-    let (stream, _client) = UnixStream::pair().unwrap();
-    let greeted = bench.rig.on_shard(|cx| async move {
-        let (greeting, _patience) = greeting(&cx, stream, Duration::from_millis(1));
-        assert!(
-            (size_of_val(&greeting) * GREETINGS) as u64 <= GREETINGS_BYTES / 4 * 3,
-            "with its place in a set: {}",
-            size_of_val(&greeting)
-        );
-        greeting.await.is_some()
-    });
-    assert!(!greeted);
 }
 
 /// A device that listens, of which all descriptors are taken but for its own, and the pool.

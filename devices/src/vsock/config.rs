@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::accept::GREETINGS_BYTES;
+use super::greet::GREETINGS_BYTES;
 use super::packet::HEADER;
 use super::switch::REPLIES;
 use crate::virtio::spec::device_type;

@@ -39,6 +39,21 @@ impl Caller {
     }
 }
 
+/// A socket and the place of its descriptor, which is given back after the socket is closed: fields are dropped in order.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) stream: Stream,
+    pub(super) descriptor: Descriptor,
+}
+
+impl Placed {
+    /// Closes the socket; its place is the caller's.
+    pub(super) fn close(self) -> Descriptor {
+        drop(self.stream);
+        self.descriptor
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Phase {
     /// The guest was asked, or will be.

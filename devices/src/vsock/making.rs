@@ -8,12 +8,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use ringlet_io::Held;
 use ringlet_io::unix::Stream;
-use ringlet_io::{Descriptor, Held};
 use ringlet_metrics::ConnectionResult;
 
 use super::config::{WINDOWS, connection_bytes};
-use super::connection::{Caller, Connection, Phase};
+use super::connection::{Caller, Connection, Phase, Placed};
 use super::host::ConnectError;
 use super::packet::{Header, Op};
 use super::switch::Switch;
@@ -45,11 +45,12 @@ impl Switch {
     }
 
     /// Gives a connection its socket, which keeps no more than is counted for it.
-    fn give(&self, connection: &mut Connection, stream: Stream) {
+    fn give(&self, connection: &mut Connection, Placed { stream, descriptor }: Placed) {
         if let Err(error) = stream.keep_at_most(connection.credit.window()) {
             self.fail("what a socket keeps cannot be bounded", &error);
         }
         connection.stream = Some(Rc::new(stream));
+        connection.descriptor = Some(descriptor);
     }
 
     /// There is no place for another descriptor.
@@ -66,7 +67,8 @@ impl Switch {
         let Some((window, held)) = self.admit() else { return };
         let host = self.table.borrow_mut().free_port(9);
         let mut connection = Connection::new(Pair { guest: 9, host }, Phase::Open, window, held);
-        self.give(&mut connection, stream);
+        let Some(descriptor) = self.descriptors.try_take() else { return };
+        self.give(&mut connection, Placed { stream, descriptor });
         assert_eq!(connection.credit.hear(u32::MAX, 0), Ok(()));
         self.insert(connection, None);
     }
@@ -79,26 +81,7 @@ impl Switch {
     }
 
     /// Connects a socket to a port of the guest.
-    pub(super) fn connect(
-        self: &Rc<Self>,
-        port: u32,
-        stream: io::Result<Stream>,
-        descriptor: Option<Descriptor>,
-        caller: Caller,
-    ) {
-        let Some(descriptor) = descriptor else {
-            self.result(ConnectionResult::NoDescriptors);
-            self.out_of_descriptors();
-            return caller.refuse(ConnectError::NoDescriptors);
-        };
-        let stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => {
-                self.result(ConnectionResult::Failed);
-                self.fail("a connection cannot be watched", &error);
-                return caller.refuse(ConnectError::NoResources);
-            }
-        };
+    pub(super) fn connect(self: &Rc<Self>, port: u32, socket: Placed, caller: Caller) {
         let Some((window, held)) = self.admit() else {
             self.result(ConnectionResult::Full);
             return caller.refuse(ConnectError::Full);
@@ -106,8 +89,7 @@ impl Switch {
         let host = self.table.borrow_mut().free_port(port);
         let pair = Pair { guest: port, host };
         let mut connection = Connection::new(pair, Phase::Requested(caller), window, held);
-        self.give(&mut connection, stream);
-        connection.descriptor = Some(descriptor);
+        self.give(&mut connection, socket);
         self.insert(connection, Some(Op::Request));
     }
 
@@ -133,19 +115,15 @@ impl Switch {
             self.out_of_descriptors();
             return Some(ConnectionResult::NoDescriptors);
         };
-        let connection = |phase| {
-            let mut connection = Connection::new(pair, phase, window, held);
-            connection.descriptor = Some(descriptor);
+        let mut connection = Connection::new(pair, Phase::Open, window, held);
+        if connection.credit.hear(header.buf_alloc, header.fwd_cnt).is_err() {
             // Nothing was sent yet, so that it has passed on nothing.
-            connection.credit.hear(header.buf_alloc, header.fwd_cnt).map(|()| connection)
-        };
+            return Some(ConnectionResult::Failed);
+        }
         match self.door.0.offer(pair.host, pair.guest, &self.descriptors) {
             Some(Ok(fd)) => match Stream::new(fd) {
                 Ok(stream) => {
-                    let Ok(mut connection) = connection(Phase::Open) else {
-                        return Some(ConnectionResult::Failed);
-                    };
-                    self.give(&mut connection, stream);
+                    self.give(&mut connection, Placed { stream, descriptor });
                     self.insert(connection, Some(Op::Response));
                     Some(ConnectionResult::Established)
                 }
@@ -154,27 +132,31 @@ impl Switch {
                     Some(ConnectionResult::Failed)
                 }
             },
-            Some(Err(error)) => Some(match error.kind() {
-                io::ErrorKind::WouldBlock => ConnectionResult::Refused,
-                io::ErrorKind::QuotaExceeded => {
-                    self.out_of_descriptors();
-                    ConnectionResult::NoDescriptors
-                }
-                _ => {
-                    self.fail("a connection cannot be handed to the process", &error);
-                    ConnectionResult::Failed
-                }
-            }),
+            Some(Err(error)) => Some(self.not_offered(&error)),
             None if self.path.is_some() => {
-                let Ok(connection) = connection(Phase::Connecting) else {
-                    return Some(ConnectionResult::Failed);
-                };
+                connection.phase = Phase::Connecting;
+                connection.descriptor = Some(descriptor);
                 let id = self.insert(connection, None);
                 self.table.borrow_mut().want(id);
                 self.wanted.notify_one();
                 None
             }
             None => Some(ConnectionResult::Refused),
+        }
+    }
+
+    /// What becomes of a connection that could not be offered to who listens in the process.
+    fn not_offered(&self, error: &io::Error) -> ConnectionResult {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => ConnectionResult::Refused,
+            io::ErrorKind::QuotaExceeded => {
+                self.out_of_descriptors();
+                ConnectionResult::NoDescriptors
+            }
+            _ => {
+                self.fail("a connection cannot be handed to the process", error);
+                ConnectionResult::Failed
+            }
         }
     }
 
@@ -192,10 +174,11 @@ impl Switch {
         let stream = socket.and_then(Stream::new);
         let mut table = self.table.borrow_mut();
         let Some(connection) = table.get(id).filter(|c| matches!(c.phase, Phase::Connecting)) else { return };
+        let Some(descriptor) = connection.descriptor.take() else { return };
         let is_watched = match stream {
             Ok(stream) => {
                 connection.phase = Phase::Open;
-                self.give(connection, stream);
+                self.give(connection, Placed { stream, descriptor });
                 connection.owe(Op::Response);
                 self.result(ConnectionResult::Established);
                 true

@@ -22,6 +22,7 @@ mod credit;
 mod device;
 mod event;
 mod flaw;
+mod greet;
 mod host;
 mod making;
 pub mod packet;
