@@ -32,7 +32,9 @@ pub struct RuntimeOptions {
     /// What the disks of all VMs may use together. Has no weight.
     pub disk_limits: DiskLimits,
     /// Descriptors that the connections of all VMs' socket devices may take together, besides the four that each of
-    /// these VMs has for itself (a connection takes one, and one more if its other end is a [`VsockStream`](crate::VsockStream)).
+    /// these VMs has for itself, and four for who has connected to it and not said where to (a connection takes one, and one
+    /// more if its other end is a [`VsockStream`](crate::VsockStream)). A VM gets a further one only as long as more are free
+    /// than it has, so that one alone gets half.
     /// By default half of what the process may have open (`RLIMIT_NOFILE`) at the time: the other half is left for
     /// making VMs and opening disks.
     pub vsock_descriptors: Option<u32>,

@@ -51,11 +51,11 @@ pub(super) async fn accept(switch: Rc<Switch>, acceptor: Acceptor) {
 }
 
 /// Makes room for one more that has not said where to, and gives the place of its descriptor: those that have waited longest
-/// go, unless they have said so in the end, and none if another makes room. `None`: connections have all descriptors.
+/// go, unless they have said so in the end, and none if another makes room. `None`: there is none, and nobody to go.
 async fn make_room(switch: &Rc<Switch>, budget: &Budget, greetings: &mut Greetings) -> Option<Descriptor> {
     loop {
         if greetings.len() < GREETINGS
-            && let Some(descriptor) = switch.descriptors.try_take()
+            && let Some(descriptor) = switch.descriptors.try_take_for_greeting()
         {
             return Some(descriptor);
         }
@@ -80,8 +80,7 @@ async fn make_room(switch: &Rc<Switch>, budget: &Budget, greetings: &mut Greetin
             // Its place, which nobody else has had meanwhile.
             Some(Err(descriptor)) => return Some(descriptor),
             None => {
-                switch.result(ConnectionResult::NoDescriptors);
-                switch.out_of_descriptors();
+                switch.refuse_without_descriptor(Caller::Socket);
                 return None;
             }
         }
@@ -95,9 +94,7 @@ pub(super) async fn take_over(switch: Rc<Switch>, mut commands: mpsc::Receiver<C
         budget.spend().await;
         let caller = Caller::Process(answer);
         let Some(descriptor) = switch.descriptors.try_take() else {
-            switch.result(ConnectionResult::NoDescriptors);
-            switch.out_of_descriptors();
-            caller.refuse(ConnectError::NoDescriptors);
+            switch.refuse_without_descriptor(caller);
             continue;
         };
         match Stream::new(stream) {

@@ -268,14 +268,19 @@ fn sec_02_without_descriptors_connections_are_refused() {
         place.bench.say(Op::Request, 10, port);
         assert_eq!(place.bench.expect(Op::Reset), (10, port));
     }
-    // Whatever it would say.
-    assert!(rest_of(&mut place.client(b"")).is_empty());
+    assert!(rest_of(&mut place.client(b"CONNECT 7\n")).is_empty());
+    // Where nobody listens, that is what it was refused for.
+    place.bench.say(Op::Request, 10, 8);
+    assert_eq!(place.bench.expect(Op::Reset), (10, 8));
+    assert_eq!(place.bench.results(ConnectionResult::Refused), 1);
     let (_stream, answer) = place.bench.connect(7);
     assert_eq!(answer.recv_timeout(PATIENCE).unwrap(), Err(ConnectError::NoDescriptors));
     assert_eq!(place.bench.results(ConnectionResult::NoDescriptors), 4);
     assert_eq!(place.bench.connections(), 3);
     // One that has ended leaves its place, when it is closed, to the next: both ends of the first have one.
-    drop(socket.accept().unwrap());
+    let [first, mut second] = [socket.accept().unwrap().0, socket.accept().unwrap().0];
+    assert!(rest_of(&mut second).is_empty(), "there was no place for it");
+    drop(first);
     assert_eq!(place.bench.expect(Op::Shutdown), (9, 6));
     place.bench.say(Op::Reset, 9, 6);
     place.bench.say(Op::Request, 10, 5);
@@ -303,8 +308,41 @@ fn sec_02_those_that_do_not_say_where_to_keep_no_descriptors_from_others() {
     assert_eq!(place.bench.expect(Op::Request).0, 7);
     assert!(rest_of(&mut silent.remove(0)).is_empty());
     assert!(!silent.iter_mut().any(is_closed));
+    // Nor from the guest, nor from this process.
+    let mut late = place.client(b"");
+    place.bench.rig.settle();
+    let _listener = place.bench.handle.listen(5).unwrap();
+    place.bench.say(Op::Request, 9, 5);
+    assert_eq!(place.bench.expect(Op::Response), (9, 5));
+    let (_stream, _answer) = place.bench.connect(8);
+    assert_eq!(place.bench.expect(Op::Request).0, 8);
+    // Now there is no place for one more, who has said so in vain.
+    late.write_all(b"CONNECT 9\n").unwrap();
+    assert!(rest_of(&mut late).is_empty());
+    assert_eq!(place.bench.results(ConnectionResult::NoDescriptors), 1);
+    assert!(!silent.iter_mut().any(is_closed));
     drop((kept, silent));
     assert_eq!(pool.used(), 0);
+}
+
+/// What a guest asks for takes nothing while there is no socket for it yet.
+#[test]
+fn sec_02_connections_that_are_being_made_take_no_descriptors() {
+    let share = Descriptors::new(Some(0)).share();
+    let mut place = place_taking(options(), share.clone());
+    let held: Vec<_> = (0..OWN_DESCRIPTORS).filter_map(|_| share.try_take()).collect();
+    for port in 0..20 {
+        place.bench.post(Bench::header(Op::Request, 100 + port, 7), &[]);
+        place.bench.rig.used(&mut place.bench.tx);
+        assert_eq!(place.bench.expect(Op::Reset), (100 + port, 7));
+    }
+    assert_eq!(place.bench.results(ConnectionResult::Refused), 20, "nobody listens there");
+    drop(held);
+    let socket = place.listener(7);
+    place.bench.say(Op::Request, 9, 7);
+    assert_eq!(place.bench.expect(Op::Response), (9, 7));
+    assert_eq!(share.used(), 1);
+    drop(socket);
 }
 
 #[test]

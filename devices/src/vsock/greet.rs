@@ -41,8 +41,16 @@ pub(super) struct Greeted {
 }
 
 impl Greeted {
+    /// Connects it, if connections may have one more place.
     pub(super) fn connect(self, switch: &Rc<Switch>) {
-        switch.connect(self.port, self.socket, Caller::Socket);
+        let Placed { stream, descriptor } = self.socket;
+        match descriptor.into_connection() {
+            Ok(descriptor) => switch.connect(self.port, Placed { stream, descriptor }, Caller::Socket),
+            Err(descriptor) => {
+                drop(Placed { stream, descriptor });
+                switch.refuse_without_descriptor(Caller::Socket);
+            }
+        }
     }
 }
 

@@ -39,9 +39,9 @@ pub enum ConnectError {
          end some, or raise that"
     )]
     Full,
-    /// The connections of all VMs of the process have as many descriptors as they may have.
+    /// The VM's connections have as many descriptors as they may have beside those of the process's other VMs.
     #[error(
-        "the connections of this process's VMs have all the open files that they may have: end some, or raise that \
+        "the VM's connections have all the open files that they may have beside those of other VMs: end some, or raise that \
          (`vsock_descriptors`, `--vsock-descriptors`), or the limit on open files (`ulimit -n`)"
     )]
     NoDescriptors,
@@ -221,27 +221,28 @@ impl Ports {
         open.listeners.clear();
     }
 
-    /// Offers a connection of the guest to who listens at a port, and gives the device's end of it. `None`: nobody in the
-    /// process listens there.
+    /// Offers a connection of the guest to who listens at a port, and gives the device's end of it with its place. `None`:
+    /// nobody in the process listens there.
     ///
     /// # Errors
-    /// `WouldBlock`: too many wait to be accepted. `QuotaExceeded`: there is no place for the stream's descriptor. What the
-    /// kernel says.
+    /// `WouldBlock`: too many wait to be accepted. `QuotaExceeded`: there are no places for the descriptors of both ends. What
+    /// the kernel says.
     pub(super) fn offer(
         &self,
         port: u32,
         guest_port: u32,
         descriptors: &DescriptorShare,
-    ) -> Option<io::Result<OwnedFd>> {
+    ) -> Option<io::Result<(OwnedFd, Descriptor)>> {
         let open = self.lock();
         let sender = open.listeners.get(&port)?;
         let offer = || {
             let place = sender.try_reserve().map_err(|_| io::ErrorKind::WouldBlock)?;
-            let descriptor = descriptors.try_take().ok_or(io::ErrorKind::QuotaExceeded)?;
+            let take = || descriptors.try_take().ok_or(io::ErrorKind::QuotaExceeded);
+            let (descriptor, devices) = (take()?, take()?);
             let (ours, stream) = UnixStream::pair()?;
             stream.set_nonblocking(true)?;
             place.send(VsockIncoming { stream, guest_port, descriptor });
-            Ok(ours.into())
+            Ok((ours.into(), devices))
         };
         Some(offer())
     }

@@ -26,8 +26,10 @@ fn what_the_guest_connects_to_is_a_pair_of_sockets() {
     let (source, handle) = VsockSource::new(None, None);
     assert!(source.door.0.offer(5, 77, &DescriptorShare::unlimited()).is_none(), "nobody listens");
     let mut listener = handle.listen(5).unwrap();
-    let mut ours =
-        UnixStream::from(source.door.0.offer(5, 77, &DescriptorShare::unlimited()).unwrap().unwrap());
+    let descriptors = DescriptorShare::unlimited();
+    let (ours, place) = source.door.0.offer(5, 77, &descriptors).unwrap().unwrap();
+    let mut ours = UnixStream::from(ours);
+    assert_eq!(descriptors.used(), 2, "one for each end");
     let mut incoming = now(listener.accept()).unwrap().unwrap();
     assert_eq!(incoming.guest_port, 77);
     ours.write_all(b"hello").unwrap();
@@ -36,6 +38,8 @@ fn what_the_guest_connects_to_is_a_pair_of_sockets() {
     assert_eq!(&bytes, b"hello");
     let error = incoming.stream.read(&mut bytes).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "as tokio wants it");
+    drop((place, incoming));
+    assert_eq!(descriptors.used(), 0);
 }
 
 #[test]

@@ -57,8 +57,16 @@ impl Switch {
     pub(super) fn out_of_descriptors(&self) {
         let pool = self.descriptors.pool();
         let (used, max) = (pool.used(), pool.max());
-        let text = format!("{used} of {max} are in use by the connections of all VMs");
+        let its = self.descriptors.used();
+        let text = format!("it has {its}, and {used} of {max} are in use by the connections of all VMs");
         self.fail("a connection is refused for want of descriptors", &io::Error::other(text));
+    }
+
+    /// Refuses a connection because there is no place for another descriptor.
+    pub(super) fn refuse_without_descriptor(&self, caller: Caller) {
+        self.result(ConnectionResult::NoDescriptors);
+        self.out_of_descriptors();
+        caller.refuse(ConnectError::NoDescriptors);
     }
 
     /// A connection from port 9 of a guest that takes all there is.
@@ -111,17 +119,13 @@ impl Switch {
     /// The guest asks for a connection: what became of that, if it is known yet.
     pub(super) fn requested(self: &Rc<Self>, header: &Header, pair: Pair) -> Option<ConnectionResult> {
         let Some((window, held)) = self.admit() else { return Some(ConnectionResult::Full) };
-        let Some(descriptor) = self.descriptors.try_take() else {
-            self.out_of_descriptors();
-            return Some(ConnectionResult::NoDescriptors);
-        };
         let mut connection = Connection::new(pair, Phase::Open, window, held);
         if connection.credit.hear(header.buf_alloc, header.fwd_cnt).is_err() {
             // Nothing was sent yet, so that it has passed on nothing.
             return Some(ConnectionResult::Failed);
         }
         match self.door.0.offer(pair.host, pair.guest, &self.descriptors) {
-            Some(Ok(fd)) => match Stream::new(fd) {
+            Some(Ok((fd, descriptor))) => match Stream::new(fd) {
                 Ok(stream) => {
                     self.give(&mut connection, Placed { stream, descriptor });
                     self.insert(connection, Some(Op::Response));
@@ -135,7 +139,6 @@ impl Switch {
             Some(Err(error)) => Some(self.not_offered(&error)),
             None if self.path.is_some() => {
                 connection.phase = Phase::Connecting;
-                connection.descriptor = Some(descriptor);
                 let id = self.insert(connection, None);
                 self.table.borrow_mut().want(id);
                 self.wanted.notify_one();
@@ -169,39 +172,49 @@ impl Switch {
         Some((id, path.into()))
     }
 
-    /// A socket was connected to for the guest, or not.
+    /// A socket was connected to for the guest, or not. Only now there is something that takes a descriptor: of all that the
+    /// guest waits for, one at a time is connected to.
     pub(super) fn connected(self: &Rc<Self>, id: Id, socket: io::Result<OwnedFd>) {
+        // Before the socket, so that it is given back after that is closed.
+        let descriptor = socket.as_ref().ok().and_then(|_| self.descriptors.try_take());
         let stream = socket.and_then(Stream::new);
         let mut table = self.table.borrow_mut();
         let Some(connection) = table.get(id).filter(|c| matches!(c.phase, Phase::Connecting)) else { return };
-        let Some(descriptor) = connection.descriptor.take() else { return };
-        let is_watched = match stream {
-            Ok(stream) => {
+        let result = match (stream, descriptor) {
+            (Ok(stream), Some(descriptor)) => {
                 connection.phase = Phase::Open;
                 self.give(connection, Placed { stream, descriptor });
                 connection.owe(Op::Response);
-                self.result(ConnectionResult::Established);
-                true
+                ConnectionResult::Established
             }
-            Err(error) => {
+            (Ok(_), None) => {
+                connection.end(ConnectError::NoDescriptors);
+                self.out_of_descriptors();
+                ConnectionResult::NoDescriptors
+            }
+            (Err(error), _) => {
                 connection.end(ConnectError::Refused);
-                let is_nobody = matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
-                );
-                if is_nobody {
-                    self.result(ConnectionResult::Refused);
-                } else {
-                    self.result(ConnectionResult::Failed);
-                    self.fail("a socket that the guest asks for cannot be connected to", &error);
-                }
-                false
+                self.not_connected(&error)
             }
         };
         drop(table);
-        if is_watched {
+        self.result(result);
+        if result == ConnectionResult::Established {
             self.watch(id);
         }
         self.queue(id);
+    }
+
+    /// What becomes of a connection for which a socket could not be connected to.
+    fn not_connected(&self, error: &io::Error) -> ConnectionResult {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock => {
+                ConnectionResult::Refused
+            }
+            _ => {
+                self.fail("a socket that the guest asks for cannot be connected to", error);
+                ConnectionResult::Failed
+            }
+        }
     }
 }

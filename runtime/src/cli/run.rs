@@ -133,7 +133,8 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) shards: Option<NonZero<u32>>,
 
-    /// Open files that connections of all VMs' sockets (--vsock) may take together [default: half of `ulimit -n`]
+    /// Open files that connections of all VMs' sockets (--vsock) may take together; a VM gets one more only while more are left
+    /// than it has [default: half of `ulimit -n`]
     #[arg(long, value_name = "N")]
     pub(super) vsock_descriptors: Option<u32>,
 
