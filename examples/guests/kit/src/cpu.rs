@@ -2,21 +2,23 @@
 
 use core::arch::asm;
 
-use crate::percpu;
+use crate::lapic;
+use crate::percpu::{self, Apic};
 
 /// `eax` of a service call is this plus the number of the service.
 pub(crate) const MARKER: u32 = 0x5247_4c00;
 /// Number of services.
-pub(crate) const SERVICES: u32 = 8;
+pub(crate) const SERVICES: u32 = 7;
+/// `edi` of the call that halts.
+pub(crate) const HALT: u32 = MARKER + 0x80;
 
-const WAIT: u32 = 0;
-const RDMSR: u32 = 1;
-const WRMSR: u32 = 2;
-const FLUSH: u32 = 3;
-const RING0: u32 = 4;
-const INTERRUPTS: u32 = 5;
-const CALL: u32 = 6;
-const CPUID: u32 = 7;
+const RDMSR: u32 = 0;
+const WRMSR: u32 = 1;
+const FLUSH: u32 = 2;
+const RING0: u32 = 3;
+const INTERRUPTS: u32 = 4;
+const CALL: u32 = 5;
+const CPUID: u32 = 6;
 
 /// Answer of CPUID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,13 +119,19 @@ pub fn flush_tlb() {
 
 /// Halts this processor until an interrupt has been taken since the last call; returns how many were. Nothing arrives
 /// before the local APIC is enabled: see [`interrupts::wait`](crate::interrupts::wait).
-pub(crate) fn wait() -> u64 {
-    let taken: u64;
-    // SAFETY: the service clobbers what is listed, and the stubs that run meanwhile only count.
-    unsafe {
-        asm!("ud2", inout("rax") u64::from(MARKER + WAIT) => taken, out("rcx") _, out("rdx") _, options(nostack))
-    };
-    taken
+pub(crate) fn wait() -> u32 {
+    let eoi = if percpu::apic() == Some(Apic::X2) { lapic::X2APIC_EOI } else { 0 };
+    loop {
+        let taken = percpu::take_taken();
+        if taken > 0 {
+            return taken;
+        }
+        // SAFETY: halts at most, clobbers what is listed, and the stubs that run meanwhile only count.
+        unsafe {
+            asm!("ud2", in("edi") HALT, inout("rax") 0_u64 => _, inout("rcx") u64::from(eoi) => _, inout("rdx") 0_u64 => _,
+                 out("r8") _, options(nostack));
+        }
+    }
 }
 
 /// Goes on in ring 0. Right on hosts with VT-x or SVM; slow, and not all instructions work, where ring 0 is interpreted.

@@ -11,7 +11,6 @@
 # The page of a processor, found from any interrupt stack by `and reg, -4096`. Mirrored in percpu.rs.
 .set CPU_APIC, 0x74
 .set CPU_TAKEN, 0x78
-.set CPU_SEEN, 0x80
 .set CPU_NESTED, 0x88
 .set CPU_MODE, 0x8c
 .set CPU_PENDING, 0x100
@@ -19,6 +18,12 @@
 .set IST_INTERRUPT, 0x900
 .set IST_FATAL, 0xb00
 .set IST_EXCEPTION, 0xe00
+
+# Where rsp is when a gate without an error code has just been entered: five registers below the top of its stack. What
+# is in the page is found from there without a register.
+.set AT_SERVICE, IST_SERVICE - 40
+.set AT_INTERRUPT, IST_INTERRUPT - 40
+.set AT_NMI, IST_FATAL - 40
 
 # Port permissions. IOPL 3 would do, but there are KVM backends that forget it and look at the TSS's bitmap instead:
 # 8 KiB of zeroes that begin in the processor's page, so that the usual ports cost no page of their own.
@@ -33,33 +38,40 @@
 .set FIRST_TSS, 0x30
 
 # Interrupt stubs, at the image's base: their addresses are constants, which is what lets the assembler build the IDT.
+# One that is too long is an error of `.org`.
+.set STUBS, {image}
+.set EXCEPTION_STUB, 16
+.set INTERRUPT_STUBS, STUBS + 32 * EXCEPTION_STUB
+.set INTERRUPT_STUB, 8
+.set UD_STUB, INTERRUPT_STUBS + 224 * INTERRUPT_STUB
 .pushsection .boot.stubs, "awx", @progbits
+stubs:
 .set vector, 0
 .rept 32
-  .balign 16
+  .org stubs + vector * EXCEPTION_STUB
   .if vector == 2
     jmp nmi_entry
-  .elseif vector == 6
-    jmp ud_entry
   .elseif vector == 13
     jmp gp_entry
   .elseif (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || ((vector >= 29) && (vector <= 30))
     .byte 0x6a, vector            # push vector (the error code is there already)
     jmp exception
-  .else
+  .elseif vector != 6
     .byte 0x6a, 0, 0x6a, vector   # push 0; push vector
     jmp exception
   .endif
   .set vector, vector + 1
 .endr
-.balign 16
 .rept 224
-  .balign 8
+  .org stubs + INTERRUPT_STUBS - STUBS + (vector - 32) * INTERRUPT_STUB
   .byte 0x6a, vector & 0xff       # push the vector, sign-extended: only the low byte counts
   jmp interrupt
   .set vector, vector + 1
 .endr
-.balign 8
+.org stubs + UD_STUB - STUBS
+  cmp edi, {halt}
+  je halt
+  jmp ud_entry
 .popsection
 
 .pushsection .note.Xen, "a", @note
@@ -145,6 +157,19 @@ to_ring3:
   mov edx, ebp
   iretq
 
+# #UD with the marker of halting in edi: halts, unless an interrupt was taken that the program does not know of yet. An interrupt that
+# ends it goes back to the program by itself (see `interrupt`), whose EOI lies ready in ecx, eax and edx for that.
+halt:
+  cmp dword ptr [rsp + CPU_TAKEN - AT_SERVICE], 0
+  jne 1f
+  sti
+  hlt
+halted:                           # reached after an NMI only
+  cli
+1:
+  add qword ptr [rsp], 2
+  iretq
+
 # #UD: a service call if eax holds the marker, else an exception.
 ud_entry:
   push rax
@@ -162,23 +187,6 @@ served:
   add rsp, 8
   add qword ptr [rsp], 2
   iretq
-
-# Waits until an interrupt has been taken since the last wait; rax = how many were.
-service_wait:
-  mov rcx, rsp
-  and rcx, -4096
-1:
-  cli
-  mov rax, [rcx + CPU_TAKEN]
-  mov rdx, rax
-  sub rax, [rcx + CPU_SEEN]
-  jnz 2f
-  sti
-  hlt
-  jmp 1b
-2:
-  mov [rcx + CPU_SEEN], rdx
-  jmp served
 
 # ecx = index; edx:eax = value, r8 = 1 if the processor refused it.
 service_rdmsr:
@@ -246,8 +254,8 @@ service_cpuid:
 
 .balign 8
 SERVICES:
-  .quad service_wait, service_rdmsr, service_wrmsr, service_flush
-  .quad service_ring0, service_interrupts, service_call, service_cpuid
+  .quad service_rdmsr, service_wrmsr, service_flush, service_ring0
+  .quad service_interrupts, service_call, service_cpuid
 
 # #GP: a refused rdmsr or wrmsr is an answer, everything else an exception.
 gp_entry:
@@ -264,38 +272,50 @@ gp_entry:
 
 # NMI: counted like an interrupt, on the stack for the worst, without an EOI.
 nmi_entry:
-  push rdx
-  mov rdx, rsp
-  and rdx, -4096
-  inc dword ptr [rdx + CPU_PENDING + 2 * 4]
-  inc qword ptr [rdx + CPU_TAKEN]
-  pop rdx
+  inc dword ptr [rsp + CPU_PENDING + 2 * 4 - AT_NMI]
+  inc dword ptr [rsp + CPU_TAKEN - AT_NMI]
   iretq
 
-# Interrupts are counted, acknowledged, and left to the program.
+# Interrupts are counted, acknowledged, and left to the program. A spurious one need not be told from others: with
+# nothing in service, as always here, an EOI says nothing.
 interrupt:
+  cmp qword ptr [rsp + 8], offset halted
+  jne 2f
+  # The processor was halted: what `halt` was entered with is as it was, and its registers may be changed.
+  movzx r8d, byte ptr [rsp]
+  inc dword ptr [rsp + r8 * 4 + CPU_PENDING - AT_INTERRUPT + 8]
+  inc dword ptr [rsp + CPU_TAKEN - AT_INTERRUPT + 8]
+  jrcxz 1f
+  wrmsr
+0:
+  sub rsp, AT_INTERRUPT - AT_SERVICE - 8
+  add qword ptr [rsp], 2
+  iretq
+1:
+  mov eax, {apic_eoi}
+  mov dword ptr [rax], 0
+  jmp 0b
+2:
   push rax
   push rcx
+  movzx ecx, byte ptr [rsp + 16]
+  inc dword ptr [rsp + rcx * 4 + CPU_PENDING - AT_INTERRUPT + 24]
+  inc dword ptr [rsp + CPU_TAKEN - AT_INTERRUPT + 24]
+  cmp dword ptr [rsp + CPU_APIC - AT_INTERRUPT + 24], 1
+  jne 3f
   push rdx
-  mov rdx, rsp
-  and rdx, -4096
-  movzx ecx, byte ptr [rsp + 24]
-  inc dword ptr [rdx + CPU_PENDING + rcx * 4]
-  inc qword ptr [rdx + CPU_TAKEN]
-  cmp ecx, 0xff                   # spurious: nothing to acknowledge
-  je 2f
-  cmp dword ptr [rdx + CPU_APIC], 1
-  jne 1f
-  mov ecx, 0x80b                  # x2APIC EOI
+  mov ecx, {x2apic_eoi}
   xor eax, eax
   xor edx, edx
   wrmsr
-  jmp 2f
-1:
-  mov ecx, 0xfee000b0             # xAPIC EOI
-  mov dword ptr [rcx], 0
-2:
   pop rdx
+  pop rcx
+  pop rax
+  add rsp, 8
+  iretq
+3:
+  mov eax, {apic_eoi}
+  mov dword ptr [rax], 0
   pop rcx
   pop rax
   add rsp, 8
@@ -427,9 +447,9 @@ GDT:
 IDT:
 .set vector, 0
 .rept 32
-  .set stub, {image} + vector * 16
+  .set stub, STUBS + vector * EXCEPTION_STUB
   .if vector == 6
-    gate stub, 1, 0x8e
+    gate UD_STUB, 1, 0x8e
   .elseif (vector == 2) || (vector == 8) || (vector == 18)
     gate stub, 3, 0x8e
   .elseif (vector == 3) || (vector == 4)
@@ -440,7 +460,7 @@ IDT:
   .set vector, vector + 1
 .endr
 .rept 224
-  .set stub, {image} + 512 + (vector - 32) * 8
+  .set stub, INTERRUPT_STUBS + (vector - 32) * INTERRUPT_STUB
   gate stub, 2, 0x8e
   .set vector, vector + 1
 .endr

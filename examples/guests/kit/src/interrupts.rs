@@ -17,7 +17,7 @@ pub fn take(vector: u8) -> u32 {
 
 /// Halts this processor until it has taken an interrupt since the last wait; returns how many it took. What came
 /// between the last wait and this one returns at once: nothing is missed.
-pub fn wait() -> u64 {
+pub fn wait() -> u32 {
     lapic::enable();
     cpu::wait()
 }

@@ -6,6 +6,10 @@ use crate::percpu::{self, Apic};
 use crate::{cpu, mmio, time};
 
 const BASE: u64 = 0xfee0_0000;
+/// Where the end of an interrupt is said, by memory ...
+pub(crate) const APIC_EOI: u64 = BASE + 0xb0;
+/// ... and by model-specific register.
+pub(crate) const X2APIC_EOI: u32 = 0x80b;
 const APIC_BASE: u32 = 0x1b;
 const APIC_BASE_ENABLE: u64 = 1 << 11;
 const APIC_BASE_X2: u64 = 1 << 10;

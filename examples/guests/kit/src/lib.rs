@@ -68,6 +68,9 @@ global_asm!(
     gdt_limit = const 6 * 8 + 16 * MAX_CPUS - 1,
     marker = const cpu::MARKER,
     services = const cpu::SERVICES,
+    halt = const cpu::HALT,
+    apic_eoi = const lapic::APIC_EOI,
+    x2apic_eoi = const lapic::X2APIC_EOI,
 );
 
 /// What a guest's main function may return: nothing (code 0) or the exit code.

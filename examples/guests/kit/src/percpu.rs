@@ -7,6 +7,7 @@ use crate::layout::{MAX_CPUS, SLOT_SHIFT, SLOTS, STACK_TOP};
 
 const CLOCK: u64 = 0x70;
 const APIC: u64 = 0x74;
+const TAKEN: u64 = 0x78;
 const PENDING: u64 = 0x100;
 /// Tops of the interrupt stacks, by their number in the TSS.
 const INTERRUPT_STACKS: [u64; 4] = [0x800, 0x900, 0xb00, 0xe00];
@@ -67,6 +68,11 @@ pub(crate) fn clock_registered() -> bool {
 /// Takes the count of interrupts on `vector` since the last call.
 pub(crate) fn take_pending(vector: u8) -> u32 {
     cell(PENDING + 4 * u64::from(vector)).swap(0, Ordering::Relaxed)
+}
+
+/// Takes the count of interrupts since the last call.
+pub(crate) fn take_taken() -> u32 {
+    cell(TAKEN).swap(0, Ordering::Relaxed)
 }
 
 /// Makes the page of processor `index`, not 0, ready for it to start.
