@@ -18,7 +18,7 @@ use crate::{Failure, PATIENCE};
 
 const CONNECTIONS: usize = 16;
 /// Bytes on their way in each direction of a connection.
-pub(crate) const WINDOW: usize = 256 << 10;
+pub(crate) const WINDOW: usize = 1 << 20;
 /// Most nanoseconds that datagrams are sent for.
 const SEND_MAX: u64 = 3_600_000_000_000;
 /// Datagrams between two looks at what comes in.

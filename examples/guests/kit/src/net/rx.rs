@@ -9,7 +9,7 @@ use super::{Error, checksum, feature};
 use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transport as _};
 
 /// Bytes of a buffer when a packet may lie in several.
-const PIECE: usize = 2048;
+const PIECE: usize = 4096;
 /// Most bytes of a packet and its header: what one of TCP can have before it is cut into segments.
 const PACKET_MAX: usize = header::LEN + super::ETHERNET + 4 + 65535;
 /// Bytes of an Ethernet header: no frame is shorter.
