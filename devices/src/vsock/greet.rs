@@ -47,8 +47,9 @@ impl Greeted {
         match descriptor.into_connection() {
             Ok(descriptor) => switch.connect(self.port, Placed { stream, descriptor }, Caller::Socket),
             Err(descriptor) => {
-                drop(Placed { stream, descriptor });
+                // Counted before whoever it was hears of it.
                 switch.refuse_without_descriptor(Caller::Socket);
+                drop(Placed { stream, descriptor });
             }
         }
     }
