@@ -11,24 +11,36 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 /// Two versions of one of these do not fit together: their types meet in our signatures.
 const ONE_VERSION: [&str; 4] = ["vm-memory", "vmm-sys-util", "kvm-bindings", "virtio-queue"];
 
-/// Checks `Cargo.lock` and the licences of everything that is linked in or runs at build time.
+/// Workspaces whose packages become part of what is handed on: Ringlet, and the guests that are inside its binary.
+const HANDED_ON: [&str; 2] = [".", "examples/guests"];
+/// Those whose packages do not.
+const TESTS_ONLY: [&str; 1] = ["tests/fuzz"];
+
+/// Checks each `Cargo.lock`, and the licences of everything that is linked in or runs at build time.
 ///
 /// # Errors
 /// Names every package that breaks a rule.
 pub(crate) fn check() -> Result<()> {
     let policy = read_to_string(root().join("deny.toml")).context("cannot read deny.toml")?;
-    let lock = read_to_string(root().join("Cargo.lock")).context("cannot read Cargo.lock")?;
     let licences = strings(&policy, "licenses", "allow");
     let bans = strings(&policy, "bans", "deny");
     ensure!(!licences.is_empty() && !bans.is_empty(), "deny.toml has no allowed licences or no bans");
-    let tree = ["tree", "--workspace", "--edges=normal,build", "--prefix=none", "--format={p}\t{l}"];
-    let tree = Run::cargo(&tree).output()?;
-    let mut wrong = wrong_in_lock(&lock, &bans);
-    wrong.extend(wrong_licences(&tree, &licences));
+    let mut wrong = Vec::new();
+    for workspace in HANDED_ON.iter().chain(&TESTS_ONLY) {
+        let lock = format!("{workspace}/Cargo.lock");
+        let text = read_to_string(root().join(&lock)).with_context(|| format!("cannot read {lock}"))?;
+        wrong.extend(wrong_in_lock(&text, &bans).into_iter().map(|wrong| format!("{lock}: {wrong}")));
+        println!("    {lock}: {} packages", packages(&text).len());
+    }
+    for workspace in HANDED_ON {
+        let manifest = format!("--manifest-path={workspace}/Cargo.toml");
+        let tree = ["tree", "--workspace", "--edges=normal,build", "--prefix=none", "--format={p}\t{l}"];
+        let tree = Run::cargo(&tree).args(&[manifest]).output()?;
+        wrong.extend(wrong_licences(&tree, &licences));
+    }
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n    "));
     }
-    println!("    {} packages", packages(&lock).len());
     Ok(())
 }
 
