@@ -11,6 +11,8 @@ mod checksum;
 mod connection;
 #[path = "../examples/guests/kit/src/net/flow.rs"]
 mod flow;
+#[path = "../examples/guests/guests/src/netbench/iperf_wire.rs"]
+mod iperf_wire;
 #[path = "../examples/guests/guests/src/http/request.rs"]
 mod request;
 #[path = "../examples/guests/guests/src/http/response.rs"]
@@ -624,4 +626,80 @@ fn datagrams_are_counted_and_paced() {
     assert_eq!((pace.at(0), pace.at(1), pace.at(2500)), (5, 1_000_005, 2_500_000_005));
     assert_eq!(Pace::new(0, 5).at(u64::MAX), 5);
     assert_eq!(Pace::new(1, 5).at(u64::MAX), u64::MAX);
+}
+
+#[test]
+fn what_iperf3_wants_is_understood_or_refused() {
+    use iperf_wire::{Parameters, Refusal};
+    let parse = |text: &str| Parameters::parse(text.as_bytes(), 1472);
+    let tcp = parse(r#"{"tcp":true,"omit":0,"time":10,"parallel":1,"len":131072,"client_version":"3.12"}"#);
+    let expected = Parameters { is_udp: false, up: 1, down: 0, len: 131_072, rate: 0, wide: false };
+    assert_eq!(tcp, Ok(expected));
+    let reverse = parse(r#"{"tcp":true,"parallel":4,"reverse":true,"len":1}"#).unwrap();
+    assert_eq!((reverse.up, reverse.down), (0, 4));
+    let udp = r#"{"udp":true,"parallel":2,"bidirectional":1,"len":1000,"bandwidth":8000000,"udp_counters_64bit":1}"#;
+    let expected = Parameters { is_udp: true, up: 2, down: 2, len: 1000, rate: 1000, wide: true };
+    assert_eq!(parse(udp), Ok(expected));
+    assert_eq!(parse(r#"{"udp":true,"len":1472,"bandwidth":1}"#).unwrap().rate, 1, "never none at all");
+    for (text, refusal) in [
+        ("", Refusal::Parameters),
+        ("{}", Refusal::Parameters),
+        ("[1]", Refusal::Parameters),
+        (r#"{"sctp":true,"len":1}"#, Refusal::Parameters),
+        (r#"{"tcp":true,"udp":true,"len":1000}"#, Refusal::Parameters),
+        (r#"{"tcp":true,"len":0}"#, Refusal::Length),
+        (r#"{"tcp":true,"len":-1}"#, Refusal::Length),
+        (r#"{"udp":true,"len":15}"#, Refusal::Length),
+        (r#"{"udp":true,"len":1473}"#, Refusal::Length),
+        (r#"{"tcp":true,"len":1,"parallel":0}"#, Refusal::Streams),
+        (r#"{"tcp":true,"len":1,"parallel":17}"#, Refusal::Streams),
+    ] {
+        assert_eq!(parse(text), Err(refusal), "{text}");
+    }
+    // However deep, it is no stack that overflows.
+    assert_eq!(parse(&"[".repeat(60_000)), Err(Refusal::Parameters));
+}
+
+#[test]
+fn messages_of_iperf3_have_a_length_that_is_bounded() {
+    use iperf_wire::{MESSAGE_MAX, Refusal, message};
+    let whole = b"\0\0\0\x02{}rest";
+    for len in 0..6 {
+        assert_eq!(message(&whole[..len]), Ok(None));
+    }
+    assert_eq!(message(whole), Ok(Some((&b"{}"[..], 6))));
+    assert_eq!(message(&(MESSAGE_MAX as u32 + 1).to_be_bytes()), Err(Refusal::Parameters));
+    assert_eq!(message(&[255; 4]), Err(Refusal::Parameters));
+}
+
+#[test]
+fn datagrams_of_iperf3_are_counted_as_it_counts_them() {
+    use iperf_wire::{Flow, HEADER, ids, results};
+    for wide in [false, true] {
+        let (mut sender, mut receiver) = (Flow::default(), Flow::default());
+        let datagrams: Vec<Vec<u8>> = (0..10)
+            .map(|number| {
+                let mut datagram = vec![0; 100];
+                sender.send(&mut datagram, wide, number * 1_000_000_000);
+                datagram
+            })
+            .collect();
+        // One comes late, one not at all.
+        for number in [0, 1, 3, 4, 2, 6, 7, 8, 9] {
+            assert!(receiver.receive(&datagrams[number], wide, number as u64 * 1_000_000_000 + 5));
+        }
+        assert_eq!((sender.packets, sender.bytes), (10, 1000));
+        assert_eq!((receiver.packets, receiver.lost, receiver.bytes), (10, 1, 900));
+        let shortest = if wide { HEADER } else { HEADER - 4 };
+        assert!(!receiver.receive(&datagrams[0][..shortest - 1], wide, 0));
+        assert_eq!(receiver.bytes, 900);
+        // Numbers that lie are numbers all the same.
+        assert!(receiver.receive(&[255; 100], wide, u64::MAX) && receiver.receive(&[0; 100], wide, 0));
+        let message = results(&[sender, receiver], &[1, 3], 2_500_000_000);
+        let text: serde_json::Value = serde_json::from_slice(&message[4..]).unwrap();
+        assert_eq!(message[..4], (message.len() as u32 - 4).to_be_bytes());
+        assert_eq!((&text["streams"][0]["packets"], &text["streams"][1]["id"]), (&10.into(), &3.into()));
+        assert_eq!(ids(&message[4..], 2), Some(vec![1, 3]));
+        assert_eq!(ids(&message[4..], 1), None);
+    }
 }

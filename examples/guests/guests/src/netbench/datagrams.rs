@@ -46,23 +46,42 @@ impl Datagrams {
     /// Sends a datagram of `len` bytes, the header's at least; whether there was room. What follows the header is
     /// whatever was there.
     pub(crate) fn send(&mut self, net: &mut Net, header: Header, len: usize, to: IpEndpoint) -> bool {
+        self.send_with(net, len.max(HEADER), to, |datagram| {
+            datagram[..HEADER].copy_from_slice(&header.encode());
+        })
+    }
+
+    /// Sends a datagram of `len` bytes, as far as `fill` writes them; whether there was room.
+    pub(crate) fn send_with(
+        &mut self,
+        net: &mut Net,
+        len: usize,
+        to: IpEndpoint,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> bool {
         let socket: &mut Socket<'_> = net.socket(self.socket);
-        let Ok(datagram) = socket.send(len.max(HEADER), UdpMetadata::from(to)) else {
+        let Ok(datagram) = socket.send(len, UdpMetadata::from(to)) else {
             self.full = Some(socket.send_queue());
             return false;
         };
-        datagram[..HEADER].copy_from_slice(&header.encode());
+        fill(datagram);
         true
     }
 
     /// The next datagram that is one of ours: its header, its length, and who has sent it.
     pub(crate) fn receive(&mut self, net: &mut Net) -> Option<(Header, usize, IpEndpoint)> {
-        let socket: &mut Socket<'_> = net.socket(self.socket);
-        while let Ok((datagram, from)) = socket.recv() {
+        while let Some((datagram, from)) = self.next(net) {
             if let Some(header) = Header::parse(datagram) {
-                return Some((header, datagram.len(), from.endpoint));
+                return Some((header, datagram.len(), from));
             }
         }
         None
+    }
+
+    /// The next datagram, whatever it says, and who has sent it.
+    pub(crate) fn next<'a>(&self, net: &'a mut Net) -> Option<(&'a [u8], IpEndpoint)> {
+        let socket: &'a mut Socket<'static> = net.socket(self.socket);
+        let (datagram, from) = socket.recv().ok()?;
+        Some((datagram, from.endpoint))
     }
 }

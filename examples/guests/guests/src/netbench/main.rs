@@ -9,6 +9,8 @@ extern crate alloc;
 mod datagrams;
 #[path = "../blkbench/histogram.rs"]
 mod histogram;
+mod iperf;
+mod iperf_wire;
 mod options;
 #[expect(dead_code, reason = "how many connections there are is for those who tell")]
 #[path = "../pool.rs"]
@@ -107,6 +109,7 @@ fn bench(context: &Context, options: &Options) -> Result<(), Failure> {
     println!("netbench: {net}");
     let result = match options.mode {
         Mode::Serve => serve::run(&mut net, options.peer.port)?,
+        Mode::Iperf3 => iperf::run(&mut net, options.peer.port)?,
         Mode::TcpSend | Mode::TcpReceive | Mode::TcpRr => tcp::run(&mut net, options)?,
         Mode::UdpSend => udp::send(&mut net, options)?,
         Mode::UdpReceive => udp::receive(&mut net, options)?,

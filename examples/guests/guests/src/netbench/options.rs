@@ -7,16 +7,17 @@ use ringlet_guest::net::Settings;
 use ringlet_guest::net::stack::wire::IpEndpoint;
 use ringlet_guest::{Context, net};
 
-use crate::Failure;
 use crate::wire::{HEADER, PORT};
+use crate::{Failure, iperf_wire};
 
 pub(crate) const USAGE: &str =
     "usage: netbench MODE [OPTION VALUE]... [ip=ADDRESS/PREFIX] [gw=ADDRESS] [net=N] [offloads=on|off]
   serve             answer all of the following until the VM is stopped
+  iperf3            answer iperf3 (-c, with -u, -R, --bidir, -P) until the VM is stopped
   tcp-send          stream to the peer, tcp-receive: from it, tcp-rr: requests and responses
   udp-send          the same with datagrams, udp-receive, udp-rr
-  --to ADDRESS      the peer, for every mode but serve
-  --port N          its port, or that of serve (5001)
+  --to ADDRESS      the peer, for every mode but serve and iperf3
+  --port N          its port, or that of serve (5001) or iperf3 (5201)
   --duration S      seconds, 1 to 3600 (5)
   --size N          bytes of a write, a request, or a datagram (64K, 1 for tcp-rr, 1400 or 64 for UDP)
   --streams N       connections of TCP at once, 1 to 16 (1)
@@ -33,6 +34,7 @@ pub(crate) const HEADERS: u64 = 48;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Serve,
+    Iperf3,
     TcpSend,
     TcpReceive,
     TcpRr,
@@ -42,8 +44,9 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    const ALL: [(&'static str, Self); 7] = [
+    const ALL: [(&'static str, Self); 8] = [
         ("serve", Self::Serve),
+        ("iperf3", Self::Iperf3),
         ("tcp-send", Self::TcpSend),
         ("tcp-receive", Self::TcpReceive),
         ("tcp-rr", Self::TcpRr),
@@ -62,7 +65,7 @@ impl Mode {
 
     fn size(self) -> u64 {
         match self {
-            Self::Serve | Self::TcpSend | Self::TcpReceive => SIZE_MAX,
+            Self::Serve | Self::Iperf3 | Self::TcpSend | Self::TcpReceive => SIZE_MAX,
             Self::TcpRr => 1,
             Self::UdpSend | Self::UdpReceive => 1400,
             Self::UdpRr => 64,
@@ -89,7 +92,7 @@ impl Options {
         let senseless = |senseless: net::Senseless| Failure::Usage(senseless.0);
         let mut settings = Settings::of(cmdline::words(context.cmdline())).map_err(senseless)?;
         let (mut mode, mut peer, mut size) = (None, None, None);
-        let (mut port, mut duration, mut streams, mut rate) = (PORT, 5 * SECOND, 1, 0);
+        let (mut port, mut duration, mut streams, mut rate) = (None, 5 * SECOND, 1, 0);
         let mut args = context.args();
         while let Some(argument) = args.next() {
             let word = argument.text().ok_or(Failure::Usage("an argument is no text"))?;
@@ -106,7 +109,7 @@ impl Options {
                 "--to" => {
                     peer = Some(value.parse::<IpAddr>().map_err(|_| Failure::Usage("--to takes an address"))?)
                 }
-                "--port" => port = number(&value, 1, u64::from(u16::MAX))? as u16,
+                "--port" => port = Some(number(&value, 1, u64::from(u16::MAX))? as u16),
                 "--duration" => duration = number(&value, 1, 3600)? * SECOND,
                 "--size" => size = Some(number(&value, 1, SIZE_MAX)?),
                 "--streams" => streams = number(&value, 1, STREAMS_MAX)? as usize,
@@ -115,9 +118,12 @@ impl Options {
             }
         }
         let mode = mode.ok_or(Failure::Usage("say what is to be done"))?;
+        let port = port.unwrap_or(if mode == Mode::Iperf3 { iperf_wire::PORT } else { PORT });
         let peer = match (peer, mode) {
             (Some(peer), _) => IpEndpoint::new(peer.into(), port),
-            (None, Mode::Serve) => IpEndpoint::new(core::net::Ipv4Addr::UNSPECIFIED.into(), port),
+            (None, Mode::Serve | Mode::Iperf3) => {
+                IpEndpoint::new(core::net::Ipv4Addr::UNSPECIFIED.into(), port)
+            }
             (None, _) => return Err(Failure::Usage("--to is missing")),
         };
         let size = size.unwrap_or(mode.size()) as usize;
