@@ -111,6 +111,11 @@ impl Rig {
         feature::CORE
     }
 
+    /// Acknowledges used buffers, as an ioeventfd does.
+    pub fn acknowledge_used(&self) {
+        self.transport.acknowledgements().sender().ring();
+    }
+
     /// Rings a queue's doorbell, as an ioeventfd does.
     pub fn ring(&self, queue: u16) {
         self.transport.doorbells()[usize::from(queue)].ring();

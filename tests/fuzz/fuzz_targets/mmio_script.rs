@@ -2,7 +2,7 @@
 //! asks of the device meanwhile.
 //!
 //! Input: the device, then operations; bit 7 of an operation: a register write that has to wait is left waiting, as
-//! that of another vCPU. Fails on a panic, on a wait that does not end, on a status that moves as no write explains,
+//! that of another vCPU, and an acknowledgement of used buffers is taken by the kernel. Fails on a panic, on a wait that does not end, on a status that moves as no write explains,
 //! on a saved state that is not taken back, if guest memory changes that was not offered to the device (as long as the
 //! script is tame: addresses are those of its own operations), and if the device cannot be reset and used in the end.
 
@@ -14,7 +14,7 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use ringlet_devices::testing::{Buffer, Descriptor, DriverQueue, Rig};
 use ringlet_devices::virtio::spec::descriptor::{INDIRECT, NEXT, WRITE};
-use ringlet_devices::virtio::spec::{register, status};
+use ringlet_devices::virtio::spec::{isr, register, status};
 use ringlet_devices::virtio::{HostEvent, VirtioState, WorkerError};
 use ringlet_devices::vsock::packet::{HEADER, HOST_CID, Header, Op, STREAM};
 use ringlet_devices::{Action, Then};
@@ -177,6 +177,9 @@ impl Bench {
     fn write_tame(&mut self, offset: u64, bytes: &[u8], wait: bool) {
         if self.waiting.len() >= VCPUS {
             return;
+        }
+        if !wait && offset == register::INTERRUPT_ACK && bytes == isr::USED.to_le_bytes() {
+            return self.rig().acknowledge_used();
         }
         let action = self.rig().begin_write(offset, bytes);
         if matches!(action, Action::Wait(_)) {

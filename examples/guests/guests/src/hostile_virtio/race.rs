@@ -76,7 +76,7 @@ fn round(work: &mut Work) {
         match random.below(8) {
             0 => work.device.write(register::STATUS, 0),
             1 => _ = work.device.read(register::STATUS),
-            2 => work.device.write(register::INTERRUPT_ACK, 3),
+            2 => work.device.write(register::INTERRUPT_ACK, 1 + random.below(3) as u32),
             _ => work.device.notify(work.target.queue),
         }
     }
