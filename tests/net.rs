@@ -8,11 +8,13 @@ use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 
+use common::network::metric;
 use common::{Guest, Host, on_both_engines, within};
 use ringlet::{
     AntiSpoof, Bucket, LimitsConfig, MacAddress, NetLimits, NetRates, NetworkInterface, RateLimiter,
     TenantConfig, TenantLimits, VmConfig,
 };
+use ringlet_metrics::ExitKind;
 
 const GUEST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
 const OUR_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
@@ -129,6 +131,65 @@ on_both_engines! {
         assert!(error.contains("net1"), "{error}");
         within(guest.vm.stop()).await;
         assert!(within(guest.vm.set_link("net0", true)).await.is_err());
+    }
+
+    async fn a_guest_is_told_of_its_link_by_an_interrupt(host: Host) {
+        let (guest, wire) = guest(&host, |interface| interface);
+        guest.until_printed("ready on port 80");
+        for flap in 1..=5 {
+            answered(&wire);
+            for (up, told) in [(false, "the link is down"), (true, "the link is up")] {
+                within(guest.vm.set_link("net0", up)).await.unwrap();
+                // Nothing comes but the change itself: the guest sleeps until it is told.
+                common::eventually(told, || guest.printed().matches(told).count() == flap);
+            }
+        }
+        // What is so already is no news.
+        within(guest.vm.set_link("net0", true)).await.unwrap();
+        within(guest.vm.pause()).await.unwrap();
+        within(guest.vm.resume()).await.unwrap();
+        answered(&wire);
+        assert_eq!(guest.printed().matches("the link is").count(), 10, "{}", guest.printed());
+        within(guest.vm.stop()).await;
+    }
+
+    async fn a_link_that_is_down_when_a_guest_starts_is_down_for_it(host: Host) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_read_timeout(Some(common::deadline())).unwrap();
+        let interface = NetworkInterface::fds("net0", [theirs.as_raw_fd()]).mac(MacAddress(GUEST_MAC));
+        let config = VmConfig::new("http").memory_mib(64).network_interface(interface).args(["ip=192.0.2.2/24"]);
+        let guest = host.create_bundled(&config);
+        within(guest.vm.set_link("net0", false)).await.unwrap();
+        within(guest.vm.start()).await.unwrap();
+        guest.until_printed("the link is down");
+        within(guest.vm.set_link("net0", true)).await.unwrap();
+        guest.until_printed("the link is up");
+        answered(&ours);
+        within(guest.vm.stop()).await;
+    }
+
+    async fn interrupts_of_used_buffers_cost_a_guest_no_exit(host: Host) {
+        const MANY: f64 = 200.0;
+        let (guest, wire) = guest(&host, |interface| interface);
+        guest.until_printed("ready on port 80");
+        answered(&wire);
+        let exits = || -> u64 {
+            let kinds = [ExitKind::MmioRead, ExitKind::MmioWrite, ExitKind::PioRead, ExitKind::PioWrite, ExitKind::IoapicEoi];
+            kinds.map(|kind| guest.vm.metrics().exits.get(kind)).iter().sum()
+        };
+        let interrupts = || metric(&host, &["ringlet_device_interrupts_total"]);
+        let (exits_before, interrupts_before) = (exits(), interrupts());
+        // One after the other: the guest sleeps in between, or is about to.
+        common::eventually("so many interrupts", || {
+            answered(&wire);
+            interrupts() - interrupts_before >= MANY
+        });
+        // One that the guest had no need of, since it looked at the queue at that moment, has it look at the device's
+        // registers, three times. With each acknowledgement an exit, there would be as many as interrupts.
+        let exits = exits() - exits_before;
+        println!("{exits} exits");
+        assert!((exits as f64) < MANY / 4.0, "{exits} exits for {MANY} interrupts");
+        within(guest.vm.stop()).await;
     }
 
     async fn limits_of_an_interface_change_while_the_guest_runs(host: Host) {

@@ -4,7 +4,7 @@ use core::convert::Infallible;
 
 use ringlet_guest::net::stack::socket::tcp::{Socket, State};
 use ringlet_guest::net::{Error, Net};
-use ringlet_guest::time;
+use ringlet_guest::{println, time};
 
 use crate::connection::{Connection, Outcome, Patience, Stream};
 use crate::options::Options;
@@ -36,7 +36,12 @@ impl Server {
     }
 
     pub(crate) fn run(&mut self, net: &mut Net) -> Result<Infallible, Error> {
+        let mut was_up = true;
         loop {
+            if net.link_is_up() != was_up {
+                was_up = !was_up;
+                println!("http: the link is {}", if was_up { "up" } else { "down" });
+            }
             for _ in 0..BATCH {
                 if !net.receive()? {
                     break;
