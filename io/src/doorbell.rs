@@ -317,6 +317,19 @@ impl Watch {
         ready.map_ok(drop)
     }
 
+    /// Ready when nothing can ever be written any more, because the other end is gone. Forgets that something may be
+    /// written: not for who waits for that at the same time. The last one to ask is woken, also with each edge.
+    pub(crate) fn poll_write_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.fd.poll_write_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(guard)) if guard.ready().is_write_closed() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
+            }
+        }
+    }
+
     /// Waits until an eventfd's count is not zero, and takes it.
     async fn next_count(&self) -> io::Result<u64> {
         loop {

@@ -13,9 +13,9 @@ use ringlet_io::{Budget, Descriptor};
 use ringlet_metrics::ConnectionResult;
 use tokio::sync::mpsc;
 
-use super::connection::{Caller, Placed};
 use super::greet::{GREETINGS, Greetings};
 use super::host::{Connect, ConnectError};
+use super::peer::{Caller, Placed};
 use super::switch::Switch;
 
 /// How long nobody is accepted if the host has no descriptors.

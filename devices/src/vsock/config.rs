@@ -10,7 +10,7 @@ use crate::virtio::{ConfigSpace, DeviceMemory, Identity};
 
 /// Most connections that a VM may have.
 pub const MAX_CONNECTIONS: u32 = 10_000;
-/// How long a guest has to answer, unless it is told otherwise.
+/// How long a guest has to answer the beginning of a connection, and its end, unless it is told otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Room that a connection of the guest has for what its host's end does not take, in bytes: the first of which there is so
@@ -46,7 +46,7 @@ pub struct VsockOptions {
     pub queue_size: u16,
     /// Connections at most, those that are being made or ended included: 1 to [`MAX_CONNECTIONS`]; others are clamped.
     pub max_connections: u32,
-    /// How long the guest has to answer a request for a connection.
+    /// How long the guest has to answer a request for a connection, and the end of one on the host's side; then that is reset.
     pub connect_timeout: Duration,
 }
 

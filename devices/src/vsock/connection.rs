@@ -7,52 +7,17 @@ use std::mem::replace;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ringlet_io::unix::Stream;
-use ringlet_io::{Descriptor, Held, ShardContext, Task};
-use tokio::sync::oneshot;
+use ringlet_io::{Held, ShardContext, Task};
 
 use super::buffer::{Data, Pending, RoomFor, Unfit};
 use super::credit::Credit;
 use super::flaw::Flaw;
 use super::host::ConnectError;
 use super::packet::{HOST_CID, Header, NO_MORE_RECEIVED, NO_MORE_SENT, Op, STREAM};
+use super::peer::{Caller, Placed};
 use super::table::Pair;
 
 const BOTH: u32 = NO_MORE_RECEIVED | NO_MORE_SENT;
-
-/// Who on the host waits for a connection to the guest.
-#[derive(Debug)]
-pub(super) enum Caller {
-    /// A process at the other end of the socket, which reads `OK <port>\n`.
-    Socket,
-    /// This process.
-    Process(oneshot::Sender<Result<u32, ConnectError>>),
-}
-
-impl Caller {
-    /// Tells it that there is no connection. A socket is just closed.
-    pub(super) fn refuse(self, error: ConnectError) {
-        if let Self::Process(answer) = self {
-            // Nobody waits any more: that is as well.
-            let _ = answer.send(Err(error));
-        }
-    }
-}
-
-/// A socket and the place of its descriptor, which is given back after the socket is closed: fields are dropped in order.
-#[derive(Debug)]
-pub(super) struct Placed {
-    pub(super) stream: Stream,
-    pub(super) descriptor: Descriptor,
-}
-
-impl Placed {
-    /// Closes the socket; its place is the caller's.
-    pub(super) fn close(self) -> Descriptor {
-        drop(self.stream);
-        self.descriptor
-    }
-}
 
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -117,7 +82,7 @@ pub(super) struct Connection {
     pub(super) pair: Pair,
     pub(super) phase: Phase,
     pub(super) credit: Credit,
-    pub(super) stream: Option<Rc<Stream>>,
+    pub(super) stream: Option<Rc<Placed>>,
     /// It has its place among those that have turns.
     pub(super) queued: bool,
     /// Sees to the socket, and to the time that the guest has.
@@ -133,8 +98,6 @@ pub(super) struct Connection {
     /// What the guest has said will not come any more, and what it was told will not.
     ended_there: u32,
     ended_here: u32,
-    /// The place of its socket's descriptor, behind the socket because it is given back after it.
-    pub(super) descriptor: Option<Descriptor>,
     /// What is counted for it.
     _held: Held,
 }
@@ -155,7 +118,6 @@ impl Connection {
             asked: false,
             ended_there: 0,
             ended_here: 0,
-            descriptor: None,
             _held: held,
         }
     }
@@ -199,10 +161,27 @@ impl Connection {
             caller.refuse(error);
         }
         (self.stream, self.watcher, self.waker) = (None, None, None);
-        self.descriptor = None;
         self.pending = Pending::default();
         self.owed = Owed::default();
         self.owe(Op::Reset);
+    }
+
+    /// Nobody is at the other end of the socket any more: closes it. The guest is to be told, and answers with a reset.
+    fn leave(&mut self) {
+        self.ended_here = BOTH;
+        self.stream = None;
+        self.pending = Pending::default();
+        self.wake();
+    }
+
+    /// Whether all that is left is the guest's answer to the end.
+    pub(super) fn is_left(&self) -> bool {
+        self.ended_here == BOTH && matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether the guest was told of everything but data.
+    pub(super) fn owes_nothing(&self) -> bool {
+        self.owed == Owed::default()
     }
 
     /// Takes a packet of the guest that belongs to this connection. `data`: the chain that its data is in.
@@ -257,6 +236,9 @@ impl Connection {
             return Err(Flaw::Order(Op::Data));
         }
         self.credit.receive(len)?;
+        if self.is_left() && len > 0 {
+            self.end(ConnectError::Reset);
+        }
         let Some(stream) = self.stream.clone().filter(|_| len > 0) else { return Ok(()) };
         let mut gone = 0;
         if self.pending.is_empty() {
@@ -296,6 +278,8 @@ impl Connection {
             && let Some(stream) = &self.stream
         {
             stream.end_receiving();
+            // From now on it looks for the end of the socket only.
+            self.wake();
         }
         self.settle();
         Ok(())
@@ -344,6 +328,24 @@ impl Connection {
             }
         }
         self.settle();
+        self.look_for_end(cx);
+    }
+
+    /// Looks whether anybody is at the other end, where nothing that is received would tell; the watcher is woken when nobody is.
+    /// Not while something waits to be sent: then that fails.
+    fn look_for_end(&mut self, cx: &mut Context<'_>) {
+        if self.receives() || !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        let Some(stream) = &self.stream else { return };
+        match stream.poll_hung_up(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => {
+                self.leave();
+                self.owe(Op::Shutdown);
+            }
+            Poll::Ready(Err(_)) => self.end(ConnectError::Reset),
+        }
     }
 
     /// Looks whether there may be something to receive; the watcher is woken when there is.
@@ -381,7 +383,10 @@ impl Connection {
                 self.readable = false;
                 self.ended_here |= NO_MORE_SENT;
                 if stream.has_hung_up() {
-                    self.ended_here |= NO_MORE_RECEIVED;
+                    self.leave();
+                } else {
+                    // From now on it looks for the end of the other half.
+                    self.wake();
                 }
                 Ok(Some(self.header(Op::Shutdown, 0)))
             }

@@ -1,9 +1,9 @@
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ringlet_io::{Buffers, EngineKind};
+use ringlet_io::{Buffers, DescriptorShare, EngineKind};
 use ringlet_metrics::{ConnectionResult, RequestKind, RequestStatus, ResetReason};
 
 use super::*;
@@ -92,9 +92,11 @@ fn each_half_ends_by_itself() {
     assert_eq!(taken(&mut stream, 5), b"still");
     bench.send(Header { flags: NO_MORE_SENT, ..Bench::header(Op::Shutdown, 7, host) }, &[]);
     assert!(rest_of(&mut stream).is_empty());
+    let (header, _) = bench.next();
+    assert_eq!((header.op, header.flags), (Op::Shutdown.number(), BOTH), "both halves are over");
     assert_eq!((bench.poll(), bench.connections()), (None, 1));
     bench.send(Header { flags: NO_MORE_RECEIVED, ..Bench::header(Op::Shutdown, 7, host) }, &[]);
-    assert_eq!(bench.expect(Op::Reset), (7, host), "both halves are over");
+    assert_eq!(bench.expect(Op::Reset), (7, host), "as the guest knows now");
     assert_eq!((bench.connections(), bench.bad()), (0, 0));
 }
 
@@ -122,6 +124,100 @@ fn a_process_that_goes_away_is_told_as_one() {
     assert_eq!(bench.connections(), 0);
     bench.say(Op::Reset, 7, host);
     assert_eq!((bench.poll(), bench.bad()), (None, 0));
+}
+
+/// A header that ends halves of a connection that the process has made.
+fn shutdown(flags: u32, host: u32) -> Header {
+    Header { flags, ..Bench::header(Op::Shutdown, 7, host) }
+}
+
+/// It shuts down one half, as many a client does before it waits for the answer, and then does not wait.
+#[test]
+fn a_process_that_ends_one_half_and_goes_away_is_told_as_soon_as_it_is_gone() {
+    for engine in [EngineKind::Epoll, EngineKind::Uring] {
+        if engine == EngineKind::Uring && ringlet_io::probe_uring().is_err() {
+            continue;
+        }
+        let mut bench = Bench::with(options(), VsockSource::new(None, None), Options::new(engine));
+        let (mut stream, host) = bench.connected();
+        give(&mut stream, b"question");
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(bench.read(8), b"question");
+        assert_eq!(bench.next().0.flags, NO_MORE_SENT);
+        // What it reads, and what it does not, is no end.
+        bench.write(7, host, b"an answer");
+        assert_eq!(taken(&mut stream, 3), b"an ");
+        assert_eq!(bench.poll(), None);
+        drop(stream);
+        let (header, _) = bench.next();
+        assert_eq!((header.op, header.flags), (Op::Shutdown.number(), BOTH));
+        bench.say(Op::Reset, 7, host);
+        assert_eq!((bench.poll(), bench.connections(), bench.bad()), (None, 0, 0));
+        assert!(bench.resets().iter().all(|(_, count)| *count == 0), "it is an orderly end");
+    }
+}
+
+/// The guest receives no more, so that nothing that is received could tell.
+#[test]
+fn a_process_that_goes_away_is_told_to_a_guest_that_receives_no_more() {
+    let mut bench = Bench::new();
+    let (stream, host) = bench.connected();
+    bench.send(shutdown(NO_MORE_RECEIVED, host), &[]);
+    assert_eq!(bench.poll(), None);
+    drop(stream);
+    let (header, _) = bench.next();
+    assert_eq!((header.op, header.flags), (Op::Shutdown.number(), BOTH));
+    bench.send(shutdown(BOTH, host), &[]);
+    assert_eq!(bench.expect(Op::Reset), (7, host));
+    assert_eq!((bench.connections(), bench.bad()), (0, 0));
+}
+
+/// A bench whose guest has so long to answer, and what it takes of descriptors.
+fn counting(connect_timeout: Duration) -> (Bench, DescriptorShare) {
+    let share = DescriptorShare::unlimited();
+    let (source, handle) = VsockSource::new(None, None);
+    let source = (source.taking_from(share.clone()), handle);
+    let options = VsockOptions { connect_timeout, ..options() };
+    (Bench::with(options, source, Options::new(EngineKind::Epoll)), share)
+}
+
+#[test]
+fn sec_02_a_guest_that_does_not_answer_the_end_keeps_no_socket_open() {
+    let (mut bench, share) = counting(PATIENCE);
+    let (stream, host) = bench.connected();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(bench.next().0.flags, NO_MORE_SENT);
+    assert_eq!(share.used(), 1);
+    drop(stream);
+    assert_eq!(bench.next().0.flags, BOTH);
+    wait_until("its socket is closed", || share.used() == 0);
+    assert_eq!(bench.connections(), 1);
+    bench.write(7, host, b"who is there");
+    assert_eq!(bench.expect(Op::Reset), (7, host));
+    assert_eq!((bench.poll(), bench.connections(), bench.bad()), (None, 0, 0));
+}
+
+#[test]
+fn sec_02_a_guest_that_does_not_answer_the_end_in_time_is_not_waited_for() {
+    let time = Duration::from_secs(3);
+    let (mut bench, share) = counting(time);
+    let (stream, host) = bench.connected();
+    drop(stream);
+    assert_eq!(bench.next().0.flags, BOTH);
+    wait_until("its socket is closed", || share.used() == 0);
+    assert_eq!(bench.expect(Op::Reset), (7, host), "it has had its time");
+    assert_eq!((bench.poll(), bench.connections()), (None, 0));
+    // The buffer that was offered takes the request for one more, another one its first end, and then there is none.
+    let (stream, host) = bench.connected();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(bench.next().0.flags, NO_MORE_SENT);
+    drop(stream);
+    wait_until("its socket is closed", || share.used() == 0);
+    let begun = Instant::now();
+    wait_until("it would have had its time", || begun.elapsed() > time + time / 4);
+    assert_eq!(bench.next().0.flags, BOTH, "but it takes no packets");
+    bench.say(Op::Reset, 7, host);
+    assert_eq!((bench.poll(), bench.connections(), bench.bad()), (None, 0, 0));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use ringlet_io::unix::Stream;
 use ringlet_io::{Descriptor, MonoTime, Timer};
 use tokio::sync::oneshot;
 
-use super::connection::{Caller, Placed};
+use super::peer::{Caller, Placed};
 use super::switch::Switch;
 use crate::virtio::LocalBoxFuture;
 

@@ -13,9 +13,10 @@ use ringlet_io::unix::Stream;
 use ringlet_metrics::ConnectionResult;
 
 use super::config::{WINDOWS, connection_bytes};
-use super::connection::{Caller, Connection, Phase, Placed};
+use super::connection::{Connection, Phase};
 use super::host::ConnectError;
 use super::packet::{Header, Op};
+use super::peer::{Caller, Placed};
 use super::switch::Switch;
 use super::table::{Id, Pair};
 use super::watch::watch;
@@ -45,12 +46,11 @@ impl Switch {
     }
 
     /// Gives a connection its socket, which keeps no more than is counted for it.
-    fn give(&self, connection: &mut Connection, Placed { stream, descriptor }: Placed) {
-        if let Err(error) = stream.keep_at_most(connection.credit.window()) {
+    fn give(&self, connection: &mut Connection, socket: Placed) {
+        if let Err(error) = socket.keep_at_most(connection.credit.window()) {
             self.fail("what a socket keeps cannot be bounded", &error);
         }
-        connection.stream = Some(Rc::new(stream));
-        connection.descriptor = Some(descriptor);
+        connection.stream = Some(Rc::new(socket));
     }
 
     /// There is no place for another descriptor.
@@ -114,6 +114,19 @@ impl Switch {
         connection.end(ConnectError::NoDriver);
         drop(table);
         drop(self.remove(id));
+    }
+
+    /// The guest has had its time to answer the end of a connection; false if it has not been told of it yet.
+    pub(super) fn forget(&self, id: Id) -> bool {
+        let mut table = self.table.borrow_mut();
+        let Some(connection) = table.get(id).filter(|connection| connection.is_left()) else { return true };
+        if !connection.owes_nothing() {
+            return false;
+        }
+        connection.end(ConnectError::Reset);
+        drop(table);
+        self.queue(id);
+        true
     }
 
     /// The guest asks for a connection: what became of that, if it is known yet.

@@ -26,6 +26,7 @@ mod greet;
 mod host;
 mod making;
 pub mod packet;
+mod peer;
 mod receive;
 mod retire;
 mod switch;

@@ -156,7 +156,7 @@ impl Switch {
         let mut table = self.table.borrow_mut();
         let Some(connection) = table.get(id) else { return Poll::Ready(()) };
         connection.poll_socket(cx);
-        let is_over = matches!(connection.phase, Phase::Ended);
+        let is_over = connection.is_left() || matches!(connection.phase, Phase::Ended);
         drop(table);
         self.queue(id);
         if is_over { Poll::Ready(()) } else { Poll::Pending }

@@ -1,4 +1,4 @@
-//! The task of one connection: sees to its socket, and to the time that the guest has to answer.
+//! The task of one connection: sees to its socket, and to the time that the guest has to answer its beginning and its end.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -18,4 +18,11 @@ pub(super) async fn watch(switch: Rc<Switch>, id: Id) {
         }
     }
     poll_fn(|cx| switch.poll_connection(id, cx)).await;
+    loop {
+        // A guest that takes no packets has not heard of the end.
+        switch.cx.timer().sleep(switch.options.connect_timeout).await;
+        if switch.forget(id) {
+            return;
+        }
+    }
 }

@@ -66,6 +66,15 @@ impl Stream {
         self.watch.poll_ready(Interest::WRITABLE, cx)
     }
 
+    /// Ready when the peer neither sends nor receives any more. Not for who waits to send something, which this would have wait
+    /// for longer. The last one to ask is woken; the same one that asks [`Self::poll_writable`].
+    ///
+    /// # Errors
+    /// The loop is shutting down.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watch.poll_write_closed(cx)
+    }
+
     /// Receives some bytes into guest memory, and marks it dirty; 0 at the end. `None`: there are none yet.
     ///
     /// # Errors

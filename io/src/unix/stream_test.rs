@@ -13,6 +13,7 @@ on_both_engines!(
     what_is_full_or_empty_is_told_and_waited_for,
     each_direction_ends_by_itself,
     what_was_peeked_is_still_there,
+    the_end_of_both_directions_is_told_apart_from_that_of_one,
     sec_02_what_nobody_receives_is_bounded,
 );
 
@@ -74,6 +75,32 @@ fn what_is_full_or_empty_is_told_and_waited_for(engine: EngineKind) {
         poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
         assert_eq!(stream.receive(&mut scratch, &target).unwrap(), Some(1));
         assert_eq!(stream.receive(&mut scratch, &target).unwrap(), None);
+    });
+}
+
+fn the_end_of_both_directions_is_told_apart_from_that_of_one(engine: EngineKind) {
+    on_shard(engine, |cx| async move {
+        let (stream, mut peer) = pair();
+        let is_hung_up = || poll_fn(|cx| Poll::Ready(stream.poll_hung_up(cx).is_ready()));
+        assert!(!is_hung_up().await, "before anything is known");
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        for _ in 0..3 {
+            cx.next_turn().await;
+            assert!(!is_hung_up().await);
+        }
+        // What is full, and what is drained, is no end.
+        let mut sent = 0;
+        while let Some(count) = stream.send_bytes(&[0; 4096]).unwrap() {
+            sent += count;
+        }
+        assert!(!is_hung_up().await);
+        peer.read_exact(&mut vec![0; sent]).unwrap();
+        poll_fn(|cx| stream.poll_writable(cx)).await.unwrap();
+        assert!(!is_hung_up().await);
+        drop(peer);
+        poll_fn(|cx| stream.poll_hung_up(cx)).await.unwrap();
+        assert!(is_hung_up().await, "for good");
     });
 }
 
