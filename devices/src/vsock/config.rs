@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::greet::GREETINGS_BYTES;
 use super::packet::HEADER;
 use super::switch::REPLIES;
+use super::window::most_bytes;
 use crate::virtio::spec::device_type;
 use crate::virtio::{ConfigSpace, DeviceMemory, Identity};
 
@@ -12,22 +13,6 @@ use crate::virtio::{ConfigSpace, DeviceMemory, Identity};
 pub const MAX_CONNECTIONS: u32 = 10_000;
 /// How long a guest has to answer the beginning of a connection, and its end, unless it is told otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Room that a connection of the guest has for what its host's end does not take, in bytes: the first of which there is so
-/// much left in the VM's account. Without any, there is no connection.
-pub(super) const WINDOWS: [u32; 3] = [64 << 10, 16 << 10, 4 << 10];
-/// What a connection takes besides, with its task and what watches its socket.
-pub(super) const CONNECTION_BYTES: u64 = 2 << 10;
-/// The longest piece in which the kernel takes memory for what is sent to a socket, beyond what it was told to.
-const PIECE: u64 = 8 << 10;
-
-/// Everything that a connection with a window of so many bytes may make the host keep: it, its window, and what the kernel
-/// keeps in its socket. A socket that is told to keep `n` bytes takes `2 * n` (socket(7), `SO_SNDBUF`), and then one more
-/// packet of up to half of that.
-pub(super) fn connection_bytes(window: u32) -> u64 {
-    let window = u64::from(window);
-    CONNECTION_BYTES + window + 3 * window + PIECE
-}
 
 /// VIRTIO_VSOCK_F_STREAM (virtio 1.2, section 5.10.3).
 const F_STREAM: u64 = 1;
@@ -80,8 +65,7 @@ impl VsockOptions {
     /// What such a device takes of the host's memory. A connection's room for what its host's end does not take, its socket's
     /// included, is counted when the connection is made, because that is when the guest is promised it.
     pub fn memory(&self) -> DeviceMemory {
-        let [window, ..] = WINDOWS;
-        let connections = u64::from(self.connections()) * connection_bytes(window);
+        let connections = most_bytes(self.connections());
         let answers = (2 * REPLIES * HEADER.next_multiple_of(16)) as u64;
         DeviceMemory::of_chains(&self.identity()).and(GREETINGS_BYTES + answers, connections)
     }

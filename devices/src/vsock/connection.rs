@@ -7,7 +7,7 @@ use std::mem::replace;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ringlet_io::{Held, ShardContext, Task};
+use ringlet_io::{ShardContext, Task};
 
 use super::buffer::{Data, Pending, RoomFor, Unfit};
 use super::credit::Credit;
@@ -16,6 +16,7 @@ use super::host::ConnectError;
 use super::packet::{HOST_CID, Header, NO_MORE_RECEIVED, NO_MORE_SENT, Op, STREAM};
 use super::peer::{Caller, Placed};
 use super::table::Pair;
+use super::window::Window;
 
 const BOTH: u32 = NO_MORE_RECEIVED | NO_MORE_SENT;
 
@@ -99,15 +100,15 @@ pub(super) struct Connection {
     ended_there: u32,
     ended_here: u32,
     /// What is counted for it.
-    _held: Held,
+    _window: Window,
 }
 
 impl Connection {
-    pub(super) fn new(pair: Pair, phase: Phase, window: u32, held: Held) -> Self {
+    pub(super) fn new(pair: Pair, phase: Phase, window: Window) -> Self {
         Self {
             pair,
             phase,
-            credit: Credit::new(window),
+            credit: Credit::new(window.bytes()),
             stream: None,
             queued: false,
             watcher: None,
@@ -118,7 +119,7 @@ impl Connection {
             asked: false,
             ended_there: 0,
             ended_here: 0,
-            _held: held,
+            _window: window,
         }
     }
 

@@ -8,8 +8,8 @@ use ringlet_metrics::{ConnectionResult, RequestKind, RequestStatus, ResetReason}
 
 use super::*;
 use crate::testing::{Options, PATIENCE, wait_until};
-use crate::vsock::config::{CONNECTION_BYTES, WINDOWS, connection_bytes};
 use crate::vsock::test_util::*;
+use crate::vsock::window::{CONNECTION_BYTES, USUAL, WIDE, connection_bytes};
 use crate::vsock::{VsockOptions, VsockSource};
 
 /// A connection that the guest has made from port 9 to port 5 of the process: the process's end.
@@ -35,7 +35,7 @@ fn the_process_connects_and_bytes_pass_both_ways() {
     let (header, data) = bench.next();
     assert_eq!(data, b"to the guest");
     assert_eq!((header.src_port, header.dst_port, header.op, header.flags), (host, 7, 5, 0));
-    assert_eq!((header.buf_alloc, header.fwd_cnt), (WINDOWS[0], 14));
+    assert_eq!((header.buf_alloc, header.fwd_cnt), (WIDE, 14));
     bench.rig.settle();
     let metrics = &bench.rig.metrics;
     assert_eq!((metrics.bytes(RequestKind::Transmit), metrics.bytes(RequestKind::Receive)), (14, 12));
@@ -49,8 +49,9 @@ fn the_guest_connects_and_bytes_pass_both_ways() {
     let mut stream = accepted(&mut bench);
     give(&mut stream, &bytes(100_000));
     assert!(bench.read(100_000) == bytes(100_000));
-    bench.write(9, 5, &bytes(65_536));
-    assert!(taken(&mut stream, 65_536) == bytes(65_536));
+    let window = bytes(WIDE as usize);
+    bench.write(9, 5, &window);
+    assert!(taken(&mut stream, window.len()) == window);
     assert_eq!(bench.expect(Op::CreditUpdate), (9, 5), "there is room again");
     assert_eq!((bench.connections(), bench.results(ConnectionResult::Established), bench.bad()), (1, 1, 0));
 }
@@ -240,7 +241,7 @@ fn what_a_slow_reader_does_not_take_is_kept_up_to_the_credit_and_no_further() {
     let mut told = 0u32;
     let mut sent = Vec::new();
     loop {
-        let free = WINDOWS[0] - (sent.len() as u32 - told);
+        let free = WIDE - (sent.len() as u32 - told);
         if free == 0 {
             match bench.poll() {
                 Some((header, _)) => told = header.fwd_cnt,
@@ -293,7 +294,7 @@ fn sec_02_a_connection_takes_what_was_counted_for_it() {
         6 * size_of::<Connection>() < CONNECTION_BYTES as usize,
         "with its place in two tables, and its task"
     );
-    let buffers = Buffers::new(2 * connection_bytes(WINDOWS[0]) + connection_bytes(WINDOWS[2]) + 2000);
+    let buffers = Buffers::new(2 * connection_bytes(WIDE) + connection_bytes(USUAL[2]) + 2000);
     let rig = Options { buffers: buffers.clone(), ..Options::new(EngineKind::Epoll) };
     let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
     let mut windows = Vec::new();
@@ -302,7 +303,7 @@ fn sec_02_a_connection_takes_what_was_counted_for_it() {
         kept.push(bench.connect(7));
         windows.push(bench.next().0.buf_alloc);
     }
-    assert_eq!(windows, [WINDOWS[0], WINDOWS[0], WINDOWS[2]], "the guest is promised what there is");
+    assert_eq!(windows, [WIDE, WIDE, USUAL[2]], "the guest is promised what there is");
     let (_, answer) = bench.connect(7);
     assert_eq!(answer.recv_timeout(PATIENCE).unwrap(), Err(ConnectError::Full));
     bench.say(Op::Request, 9, 5);

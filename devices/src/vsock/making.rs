@@ -8,11 +8,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use ringlet_io::Held;
 use ringlet_io::unix::Stream;
 use ringlet_metrics::ConnectionResult;
 
-use super::config::{WINDOWS, connection_bytes};
 use super::connection::{Connection, Phase};
 use super::host::ConnectError;
 use super::packet::{Header, Op};
@@ -20,15 +18,15 @@ use super::peer::{Caller, Placed};
 use super::switch::Switch;
 use super::table::{Id, Pair};
 use super::watch::watch;
+use super::window::Window;
 
 impl Switch {
-    /// What is counted for a new connection, and how much room the guest gets with it; `None`: there may be no more.
-    fn admit(&self) -> Option<(u32, Held)> {
+    /// The window of a new connection; `None`: there may be no more.
+    fn admit(&self) -> Option<Window> {
         if self.table.borrow().is_full(self.retiring.count()) {
             return None;
         }
-        let take = |window: u32| Some((window, self.buffers.try_take(connection_bytes(window))?));
-        WINDOWS.into_iter().find_map(take)
+        self.windows.take()
     }
 
     fn insert(self: &Rc<Self>, mut connection: Connection, op: Option<Op>) -> Id {
@@ -72,9 +70,9 @@ impl Switch {
     /// A connection from port 9 of a guest that takes all there is.
     #[cfg(test)]
     pub(super) fn open_for_test(self: &Rc<Self>, stream: Stream) {
-        let Some((window, held)) = self.admit() else { return };
+        let Some(window) = self.admit() else { return };
         let host = self.table.borrow_mut().free_port(9);
-        let mut connection = Connection::new(Pair { guest: 9, host }, Phase::Open, window, held);
+        let mut connection = Connection::new(Pair { guest: 9, host }, Phase::Open, window);
         let Some(descriptor) = self.descriptors.try_take() else { return };
         self.give(&mut connection, Placed { stream, descriptor });
         assert_eq!(connection.credit.hear(u32::MAX, 0), Ok(()));
@@ -90,13 +88,13 @@ impl Switch {
 
     /// Connects a socket to a port of the guest.
     pub(super) fn connect(self: &Rc<Self>, port: u32, socket: Placed, caller: Caller) {
-        let Some((window, held)) = self.admit() else {
+        let Some(window) = self.admit() else {
             self.result(ConnectionResult::Full);
             return caller.refuse(ConnectError::Full);
         };
         let host = self.table.borrow_mut().free_port(port);
         let pair = Pair { guest: port, host };
-        let mut connection = Connection::new(pair, Phase::Requested(caller), window, held);
+        let mut connection = Connection::new(pair, Phase::Requested(caller), window);
         self.give(&mut connection, socket);
         self.insert(connection, Some(Op::Request));
     }
@@ -131,8 +129,8 @@ impl Switch {
 
     /// The guest asks for a connection: what became of that, if it is known yet.
     pub(super) fn requested(self: &Rc<Self>, header: &Header, pair: Pair) -> Option<ConnectionResult> {
-        let Some((window, held)) = self.admit() else { return Some(ConnectionResult::Full) };
-        let mut connection = Connection::new(pair, Phase::Open, window, held);
+        let Some(window) = self.admit() else { return Some(ConnectionResult::Full) };
+        let mut connection = Connection::new(pair, Phase::Open, window);
         if connection.credit.hear(header.buf_alloc, header.fwd_cnt).is_err() {
             // Nothing was sent yet, so that it has passed on nothing.
             return Some(ConnectionResult::Failed);

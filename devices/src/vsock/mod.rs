@@ -35,6 +35,7 @@ mod table;
 mod test_util;
 mod transmit;
 mod watch;
+mod window;
 
 pub use config::{CONNECT_TIMEOUT, MAX_CONNECTIONS, VsockOptions};
 pub use device::VsockDevice;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ringlet_io::unix::Scratch;
-use ringlet_io::{Buffers, DescriptorShare, GuestRam, Owner, ShardContext};
+use ringlet_io::{DescriptorShare, GuestRam, Owner, ShardContext};
 use ringlet_metrics::{ConnectionResult, DeviceMetrics, ResetReason};
 use tokio::sync::Notify;
 
@@ -24,6 +24,7 @@ use super::host::{ConnectError, Door};
 use super::packet::{HEADER, Header, Op};
 use super::retire::Retiring;
 use super::table::{Id, Pair, Table};
+use super::window::Windows;
 use crate::log_limit::LogLimit;
 use crate::virtio::Chain;
 
@@ -45,7 +46,7 @@ pub(super) struct Switch {
     /// A socket is to be connected to.
     pub(super) wanted: Notify,
     pub(super) owner: Owner,
-    pub(super) buffers: Buffers,
+    pub(super) windows: Windows,
     pub(super) door: Door,
     pub(super) path: Option<PathBuf>,
     pub(super) descriptors: DescriptorShare,
@@ -84,7 +85,7 @@ impl Switch {
             room: Notify::new(),
             wanted: Notify::new(),
             owner: owner.clone(),
-            buffers: owner.buffers().clone(),
+            windows: Windows::new(owner.buffers().clone()),
             door,
             path,
             descriptors,

@@ -3,10 +3,11 @@ use ringlet_io::Buffers;
 use super::*;
 use crate::vsock::connection::Phase;
 use crate::vsock::packet::Op;
+use crate::vsock::window::Windows;
 
 fn connection(guest: u32, host: u32) -> Connection {
-    let held = Buffers::unlimited().try_take(1).unwrap();
-    Connection::new(Pair { guest, host }, Phase::Connecting, 1000, held)
+    let window = Windows::new(Buffers::unlimited()).take().unwrap();
+    Connection::new(Pair { guest, host }, Phase::Connecting, window)
 }
 
 /// A connection with something to send.

@@ -9,9 +9,9 @@ use ringlet_io::unix::Scratch;
 use ringlet_io::{Cost, DoorbellListener, MonoTime};
 use ringlet_metrics::{GuestErrorKind, RequestKind, RequestStatus, guest_error};
 
-use super::config::WINDOWS;
 use super::packet::{HEADER, Header, Op};
 use super::switch::Switch;
+use super::window::WIDE;
 use crate::virtio::{Ordered, QueueError};
 
 /// The task of the transmit queue.
@@ -50,9 +50,8 @@ impl Transmitter {
         let is_data = header.op == Op::Data.number();
         let bytes = if is_data { u64::from(header.len).min(there) } else { 0 };
         // What is beyond the most that a guest is ever given room for is refused, and never moved: nobody pays for it.
-        let [most, ..] = WINDOWS;
         queue.wait_for(doorbell, has_room(switch)).await?;
-        queue.admit(doorbell, Cost::write(bytes.min(most.into()))).await?;
+        queue.admit(doorbell, Cost::write(bytes.min(WIDE.into()))).await?;
         match switch.take(&header, &queue.ram, &chain, scratch) {
             Ok(()) => {
                 queue.complete(&chain, 0)?;

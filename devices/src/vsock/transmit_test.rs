@@ -56,7 +56,7 @@ fn sec_07_malformed_packets_end_their_connection_only() {
     let (mut other, other_host) = bench.connected();
     let lies = [
         (Op::Data.number(), Header { len: 101, ..Header::default() }),
-        (Op::Data.number(), Header { len: 65_537, ..Header::default() }),
+        (Op::Data.number(), Header { len: WIDE + 1, ..Header::default() }),
         (Op::Data.number(), Header { fwd_cnt: 1, ..Header::default() }),
         (Op::CreditUpdate.number(), Header { fwd_cnt: 1 << 30, ..Header::default() }),
         (Op::Shutdown.number(), Header { flags: 4, ..Header::default() }),
@@ -73,7 +73,7 @@ fn sec_07_malformed_packets_end_their_connection_only() {
             flags: lie.flags,
             ..Bench::header(Op::Data, 7, host)
         };
-        let there = if lie.len == 65_537 { 65_537 } else { 100 };
+        let there = if lie.len > WIDE { WIDE as usize + 1 } else { 100 };
         bench.send(header, &bytes(there));
         assert_eq!(bench.expect(Op::Reset), (7, host), "{header:?}");
         assert!(rest_of(&mut stream).is_empty(), "nothing of it is passed on");
@@ -206,12 +206,12 @@ fn sec_02_what_is_sent_is_limited_in_bytes_and_packets() {
 /// sent.
 #[test]
 fn sec_02_nobody_pays_for_what_is_not_moved() {
-    let bytes = TokenBucket::new(100_000, Duration::from_secs(3600));
+    let bytes = TokenBucket::new(u64::from(WIDE) + 1000, Duration::from_secs(3600));
     let write = PerUnit { operations: None, bytes: Some(bytes) };
     let limits = Limits { write, ..Limits::default() };
     let rig = Options::limited(EngineKind::Epoll, limits);
     let mut bench = Bench::with(options(), VsockSource::new(None, None), rig);
-    bench.write(9, 5, &[1; 256 << 10]);
+    bench.write(9, 5, &[1; WIDE as usize + (64 << 10)]);
     assert_eq!(bench.expect(Op::Reset), (9, 5));
     let (mut stream, host) = bench.connected();
     bench.write(7, host, b"not an hour later");

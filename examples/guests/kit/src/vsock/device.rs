@@ -31,7 +31,7 @@ const EVENT: u16 = 2;
 const SLOTS: usize = 64;
 const EVENTS: usize = 4;
 /// Bytes of a packet with its header.
-const PACKET: usize = 8 << 10;
+const PACKET: usize = 32 << 10;
 /// Most bytes of data in a packet that is sent.
 pub(super) const PAYLOAD: usize = PACKET - header::LEN;
 /// Bytes of an event (5.10.6.7).

@@ -9,7 +9,7 @@ use alloc::collections::VecDeque;
 use super::header::{Op, Packet, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
 /// Bytes that a stream takes before they are read, and that it keeps to be sent.
-pub(super) const CAPACITY: u32 = 64 << 10;
+pub(super) const CAPACITY: u32 = 256 << 10;
 
 /// What a device must not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
