@@ -391,6 +391,9 @@ on_both_engines! {
         assert_eq!(streams.len(), 3);
         let refusals = r#"ringlet_device_connections_total{vm="vm-1",device="vsock0",result="no_descriptors"}"#;
         assert_eq!(number(&host, refusals), 1.0);
+        assert_eq!(number(&host, "ringlet_connection_descriptors "), 2.0);
+        assert_eq!(number(&host, "ringlet_connection_descriptors_max"), 6.0);
+        assert_eq!(number(&host, r#"ringlet_vm_connection_descriptors{vm="vm-1"}"#), 6.0);
         // Another VM, also one that is made now, has its own, and then as many of the pool as the first.
         let (_folder, path) = socket_path();
         let modest = echo(&host, Vsock::new().uds(&path));

@@ -8,18 +8,15 @@
 //! it counts, and never waits.
 
 use std::fmt;
+use std::sync::Arc;
+#[cfg(not(all(test, ringlet_loom)))]
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ringlet_metrics::{DescriptorReading, DescriptorSource};
+use rustix::process::{Resource, getrlimit};
 
 #[cfg(all(test, ringlet_loom))]
-use loom::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
-use rustix::process::{Resource, getrlimit};
-#[cfg(not(all(test, ringlet_loom)))]
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use loom::sync::atomic::{AtomicU64, Ordering};
 
 /// Descriptors of connections that each VM may have whatever others have, and as many of greetings: they are counted among
 /// those that a VM takes.
@@ -83,14 +80,17 @@ impl Descriptors {
 
     /// How many there are at most.
     pub fn max(&self) -> u64 {
-        // Whoever raises the limit does not have to do it first.
-        let half = || getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| limit / 2);
-        self.0.max.unwrap_or_else(half)
+        self.0.max()
     }
 
     /// How many are taken, but for those that are VMs' own.
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Where the numbers are read.
+    pub fn source(&self) -> Arc<dyn DescriptorSource> {
+        Arc::clone(&self.0) as Arc<dyn DescriptorSource>
     }
 
     /// Takes one for a share that has `taken` so many, if it may. The sum is never above the limit, not even for a moment.
@@ -107,6 +107,20 @@ impl Descriptors {
     fn give_back(&self) {
         let before = self.0.used.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "one was given back that was not taken");
+    }
+}
+
+impl Pool {
+    fn max(&self) -> u64 {
+        // Whoever raises the limit does not have to do it first.
+        let half = || getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| limit / 2);
+        self.max.unwrap_or_else(half)
+    }
+}
+
+impl DescriptorSource for Pool {
+    fn read(&self) -> DescriptorReading {
+        DescriptorReading { used: self.used.load(Ordering::Relaxed), max: Some(self.max()) }
     }
 }
 
@@ -141,8 +155,12 @@ impl DescriptorShare {
 
     /// How many it has: its own, and those of the pool.
     pub fn used(&self) -> u64 {
-        let Share { pool: _, connections, greetings } = &*self.0;
-        connections.count() + greetings.count()
+        self.0.used()
+    }
+
+    /// Where the numbers are read.
+    pub fn source(&self) -> Arc<dyn DescriptorSource> {
+        Arc::clone(&self.0) as Arc<dyn DescriptorSource>
     }
 
     /// The pool.
@@ -159,10 +177,20 @@ impl Share {
         }
     }
 
+    fn used(&self) -> u64 {
+        self.connections.count() + self.greetings.count()
+    }
+
     /// How many it has of the pool.
     fn pooled(&self) -> u64 {
         let pooled = |places: &Places| places.count().saturating_sub(OWN_DESCRIPTORS);
         pooled(&self.connections) + pooled(&self.greetings)
+    }
+}
+
+impl DescriptorSource for Share {
+    fn read(&self) -> DescriptorReading {
+        DescriptorReading { used: self.used(), max: None }
     }
 }
 

@@ -128,6 +128,15 @@ fn a_greeting_becomes_a_connection_at_the_place_that_it_has() {
 }
 
 #[test]
+fn a_scrape_is_told_what_is_taken() {
+    let pool = Descriptors::new(Some(10));
+    let share = pool.share();
+    let _kept = (take(&share, OWN_DESCRIPTORS + 2), take_for_greetings(&share, 1));
+    assert_eq!(pool.source().read(), DescriptorReading { used: 2, max: Some(10) });
+    assert_eq!(share.source().read(), DescriptorReading { used: OWN_DESCRIPTORS + 3, max: None });
+}
+
+#[test]
 fn a_share_that_is_gone_leaves_nothing_behind() {
     let pool = Descriptors::new(Some(6));
     let kept = take(&pool.share(), OWN_DESCRIPTORS + 3);

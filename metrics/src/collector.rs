@@ -102,6 +102,10 @@ impl Families {
             each(&BUFFER_PEAK, |spec, vm| buffer(spec, vm, |reading| reading.peak)),
             each(&BUFFER_MAX, |spec, vm| buffer(spec, vm, |reading| reading.max)),
             each(&BUFFER_HELD_BACK, |spec, vm| buffer(spec, vm, |reading| reading.held_back)),
+            each(&VM_DESCRIPTORS, |spec, vm| {
+                let taken = vm.descriptors();
+                taken.iter().map(|reading| spec.sample(&[vm.id()], reading.used as f64)).collect()
+            }),
         ]
     }
 
@@ -198,6 +202,15 @@ fn tenants(state: &State) -> Vec<MetricFamily> {
 fn host(state: &State) -> Vec<MetricFamily> {
     let readings: Vec<_> = state.live_host().iter().map(|source| (Vec::new(), source.read())).collect();
     HOST_FAMILIES.of(&readings)
+}
+
+/// The descriptors that the connections of all VMs share.
+fn descriptors(state: &State) -> Vec<MetricFamily> {
+    let reading = state.live_descriptors().map(|source| source.read());
+    let used = reading.iter().map(|reading| DESCRIPTORS.sample(&[], reading.used as f64));
+    let max = reading.iter().filter_map(|reading| reading.max);
+    let max = max.map(|max| DESCRIPTORS_MAX.sample(&[], max as f64));
+    vec![DESCRIPTORS.family(used.collect()), DESCRIPTORS_MAX.family(max.collect())]
 }
 
 /// The families of one sort of level.
@@ -301,6 +314,7 @@ impl Collector for Families {
         families.extend(limiters(&vms));
         families.extend(tenants(&self.state));
         families.extend(host(&self.state));
+        families.extend(descriptors(&self.state));
         families
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::buffers::{BufferReading, BufferSource};
 use crate::counter::{BOOT_BOUNDS, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, Histograms};
+use crate::descriptors::{DescriptorReading, DescriptorSource};
 use crate::device::DeviceMetrics;
 use crate::escape::label_value;
 use crate::labels::{BootPhase, DeviceKind, ExitKind, GuestErrorKind, OutcomeKind, VmState};
@@ -86,6 +87,7 @@ pub struct VmMetrics {
     devices: Mutex<Vec<Weak<DeviceMetrics>>>,
     limiters: Mutex<Vec<Limiter>>,
     buffers: OnceLock<Arc<dyn BufferSource>>,
+    descriptors: OnceLock<Arc<dyn DescriptorSource>>,
     _registration: Registration,
 }
 
@@ -134,6 +136,7 @@ impl VmMetrics {
             devices: Mutex::default(),
             limiters: Mutex::default(),
             buffers: OnceLock::new(),
+            descriptors: OnceLock::new(),
             _registration: Registration { state, number },
         }
     }
@@ -187,6 +190,16 @@ impl VmMetrics {
     /// What the host buffers for the VM, if that is counted.
     pub fn buffers(&self) -> Option<BufferReading> {
         self.buffers.get().map(|source| source.read())
+    }
+
+    /// Exposes the descriptors that the VM's connections have, for as long as this handle lives. The first source stands.
+    pub fn register_descriptors(&self, source: Arc<dyn DescriptorSource>) {
+        let _ = self.descriptors.set(source);
+    }
+
+    /// The descriptors that the VM's connections have, if it can have any.
+    pub fn descriptors(&self) -> Option<DescriptorReading> {
+        self.descriptors.get().map(|source| source.read())
     }
 
     /// Devices on the list, alive or not.

@@ -27,6 +27,7 @@
 mod buffers;
 mod collector;
 mod counter;
+mod descriptors;
 mod device;
 mod endpoint;
 mod escape;
@@ -44,6 +45,7 @@ pub use counter::{
     BOOT_BOUNDS, Bounds, Counter, Counters, DELAY_BOUNDS, Gauge, Gauges, Histogram, HistogramSnapshot,
     Histograms, PerLabel,
 };
+pub use descriptors::{DescriptorReading, DescriptorSource};
 pub use device::{DeviceMetrics, REQUEST_BOUNDS};
 pub use endpoint::{BindError, Endpoint, EndpointError, Listener};
 pub use escape::Escaped;

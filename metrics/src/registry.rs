@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use prometheus::TextEncoder;
 
 use crate::collector::Families;
+use crate::descriptors::DescriptorSource;
 use crate::escape::label_value;
 use crate::families::{MAX_LABEL_BYTES, RuntimeMetrics, ShardMetrics, VmInfo, VmMetrics};
 use crate::limiter::LimiterSource;
@@ -41,6 +42,8 @@ struct Lists {
     tenants: Vec<(Box<str>, &'static str, Weak<dyn LimiterSource>)>,
     /// The limits of the host, if it has any.
     host: Option<Weak<dyn LimiterSource>>,
+    /// The descriptors that the connections of all VMs share.
+    descriptors: Option<Weak<dyn DescriptorSource>>,
 }
 
 /// The registry cannot be rendered: two families disagree, which the tests of this crate exclude.
@@ -95,6 +98,11 @@ impl Registry {
     /// told.
     pub fn register_host(&self, source: Arc<dyn LimiterSource>) {
         lock(&self.0.state.lists).host = Some(Arc::downgrade(&source));
+    }
+
+    /// Exposes the descriptors that the connections of all VMs share, for as long as `source` lives. Of two the later is told.
+    pub fn register_descriptors(&self, source: &Arc<dyn DescriptorSource>) {
+        lock(&self.0.state.lists).descriptors = Some(Arc::downgrade(source));
     }
 
     /// Every live series in Prometheus text format 0.0.4.
@@ -166,6 +174,11 @@ impl State {
     /// The limits of the host.
     pub(crate) fn live_host(&self) -> Option<Arc<dyn LimiterSource>> {
         lock(&self.lists).host.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// The descriptors that the connections of all VMs share.
+    pub(crate) fn live_descriptors(&self) -> Option<Arc<dyn DescriptorSource>> {
+        lock(&self.lists).descriptors.as_ref().and_then(Weak::upgrade)
     }
 
     pub(crate) fn forget_vm(&self, number: u64) {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::buffers::{BufferReading, BufferSource};
+use crate::descriptors::{DescriptorReading, DescriptorSource};
 use crate::labels::{BootPhase, ExitKind, GuestErrorKind, OutcomeKind, VmState};
 use crate::limiter::{LimiterReading, LimiterTokens};
 
@@ -57,6 +58,37 @@ impl BufferSource for Account {
     fn read(&self) -> BufferReading {
         BufferReading { max: 8, used: 6, peak: 7, held_back: 9 }
     }
+}
+
+#[derive(Debug)]
+struct Taken(u64, Option<u64>);
+
+impl DescriptorSource for Taken {
+    fn read(&self) -> DescriptorReading {
+        DescriptorReading { used: self.0, max: self.1 }
+    }
+}
+
+#[test]
+fn the_descriptors_of_connections_are_told_as_long_as_somebody_counts_them() {
+    let registry = Registry::new();
+    let (without, with) = (registry.register_vm(info("without")), registry.register_vm(info("with")));
+    assert!(!registry.encode().contains("connection_descriptors"));
+    let pool: Arc<dyn DescriptorSource> = Arc::new(Taken(7, Some(512)));
+    registry.register_descriptors(&pool);
+    with.register_descriptors(Arc::new(Taken(5, None)));
+    let text = registry.encode();
+    for (series, expected) in [
+        ("ringlet_connection_descriptors", 7.0),
+        ("ringlet_connection_descriptors_max", 512.0),
+        (r#"ringlet_vm_connection_descriptors{vm="with"}"#, 5.0),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+    assert!(!text.contains(r#"ringlet_vm_connection_descriptors{vm="without"}"#));
+    drop((pool, with));
+    assert!(!registry.encode().contains("connection_descriptors"));
+    drop(without);
 }
 
 #[test]

@@ -127,6 +127,24 @@ pub(crate) const BUFFER_HELD_BACK: Spec = spec(
     &["vm"],
     "Requests and copies that waited because there was no memory left for them (max in memory.events of cgroup v2).",
 );
+pub(crate) const VM_DESCRIPTORS: Spec = spec(
+    "ringlet_vm_connection_descriptors",
+    GAUGE,
+    &["vm"],
+    "Descriptors that the connections of a VM's socket device have, those that are its own included.",
+);
+pub(crate) const DESCRIPTORS: Spec = spec(
+    "ringlet_connection_descriptors",
+    GAUGE,
+    &[],
+    "Descriptors that the connections of all VMs' socket devices have out of the pool that they share.",
+);
+pub(crate) const DESCRIPTORS_MAX: Spec = spec(
+    "ringlet_connection_descriptors_max",
+    GAUGE,
+    &[],
+    "Descriptors of the pool that the connections of all VMs' socket devices share.",
+);
 pub(crate) const SHARD_BUSY: Spec = spec(
     "ringlet_event_loop_busy_seconds_total",
     COUNTER,
@@ -354,7 +372,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 60] = [
+pub(crate) const ALL: [&Spec; 63] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -377,6 +395,9 @@ pub(crate) const ALL: [&Spec; 60] = [
     &BUFFER_PEAK,
     &BUFFER_MAX,
     &BUFFER_HELD_BACK,
+    &VM_DESCRIPTORS,
+    &DESCRIPTORS,
+    &DESCRIPTORS_MAX,
     &SHARD_BUSY,
     &QUEUE_DELAY,
     &IO_ENGINE,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlet_metrics::{
-    BootPhase, BufferReading, BufferSource, DeviceKind, ExitKind, LimiterReading, LimiterSource,
-    LimiterTokens, Registry, RequestKind, RequestStatus, VmInfo,
+    BootPhase, BufferReading, BufferSource, DescriptorReading, DescriptorSource, DeviceKind, ExitKind,
+    LimiterReading, LimiterSource, LimiterTokens, Registry, RequestKind, RequestStatus, VmInfo,
 };
 
 /// Runs `promtool check metrics` on `text`; returns whether it was content, and all that it said.
@@ -76,6 +76,16 @@ impl BufferSource for Account {
     }
 }
 
+/// A pool that nothing limits.
+#[derive(Debug)]
+struct Pool;
+
+impl DescriptorSource for Pool {
+    fn read(&self) -> DescriptorReading {
+        DescriptorReading { used: 1, max: Some(u64::MAX) }
+    }
+}
+
 #[test]
 fn every_family_is_clean() {
     let registry = Registry::new();
@@ -87,12 +97,15 @@ fn every_family_is_clean() {
         .map(|info| registry.register_vm(info))
         .into();
     registry.register_host(Arc::clone(&level));
+    let pool: Arc<dyn DescriptorSource> = Arc::new(Pool);
+    registry.register_descriptors(&pool);
     for vm in &vms {
         ExitKind::ALL.iter().for_each(|kind| vm.exits.add(*kind, u64::MAX / 64));
         vm.set_vcpu_clock(0, Box::new(|| 1));
         vm.freeze_vcpu_clock(1, u64::MAX);
         vm.register_limiter(vm.id(), Arc::clone(&level));
         vm.register_buffers(Arc::new(Account));
+        vm.register_descriptors(Arc::clone(&pool));
         registry.register_tenant(vm.id(), "disk", Arc::clone(&level));
     }
     let devices: Vec<_> = (vms.iter())
@@ -116,7 +129,7 @@ fn every_family_is_clean() {
     let text = registry.encode();
     assert_clean(&text);
     // Every family that the crate knows was there to be judged.
-    assert_eq!(text.matches("# TYPE ").count(), 60, "{text}");
+    assert_eq!(text.matches("# TYPE ").count(), 63, "{text}");
 }
 
 #[test]

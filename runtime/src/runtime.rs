@@ -87,13 +87,15 @@ impl Runtime {
                 })
             })
             .collect::<Result<_, _>>()?;
+        let descriptors = Descriptors::new(options.vsock_descriptors.map(u64::from));
+        registry.register_descriptors(&descriptors.source());
         let inner = Inner {
             reaper: Arc::new(Reaper::new(registry.clone())),
             host,
             tenants: Tenants::new(options.disk_limits, registry.clone())?,
             registry,
             cids: Arc::default(),
-            descriptors: Descriptors::new(options.vsock_descriptors.map(u64::from)),
+            descriptors,
             shells: Mutex::default(),
             images: Mutex::default(),
             last_id: AtomicU64::new(0),

@@ -59,6 +59,7 @@ impl SocketDevice {
         let cid = u32::try_from(options.cid).unwrap_or(u32::MAX);
         let (identity, config) = (options.identity(), options.config());
         let metrics = site.metrics.register_device(VSOCK_ID, DeviceKind::Vsock);
+        site.metrics.register_descriptors(descriptors.source());
         *sockets = Some((VmSockets { handle, cid, descriptors, metrics: Arc::clone(&metrics) }, kept));
         let (space, numbers) = (config.clone(), Arc::clone(&metrics));
         Made {
