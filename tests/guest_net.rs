@@ -561,6 +561,7 @@ fn addresses_are_taken_from_words() {
     assert_eq!(both.gateways, [ip("10.0.2.2"), ip("fd00::1")]);
     assert_eq!((both.device, both.offloads, both.dhcp), (1, false, false));
     assert_eq!((both.queues, settings("queues=8").unwrap().queues), (1, PAIRS_MAX));
+    assert_eq!(settings("dns=10.0.2.3").unwrap().resolvers, [ip("10.0.2.3")]);
     assert!(settings("ip=fd00::2/64").unwrap().dhcp, "IPv6 alone leaves IPv4 to DHCP");
     assert!(settings("ip=10.0.0.1/8 ip=dhcp").unwrap().dhcp);
     let linux = settings("ip=172.16.0.2::172.16.0.1:255.255.255.252::eth0:off").unwrap();
@@ -586,6 +587,8 @@ fn addresses_that_make_no_sense_are_told() {
         "offloads=maybe",
         "queues=0",
         "queues=9",
+        "dns=server",
+        "dns=10.0.0.1 dns=10.0.0.2",
     ] {
         assert!(settings(word).is_err(), "{word}");
     }

@@ -160,3 +160,70 @@ fn sec_03_a_guest_does_not_reach_what_listens_on_loopback_addresses() {
     );
     assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
+
+/// Runs in a network of its own, in an empty folder, where files can be put in the place of others. $1 is ringlet, $2 the
+/// engine, $3 the address of the host's resolver; the rest are arguments of the guest. Ends as the guest does.
+const LOOKUP: &str = r#"
+ringlet=$1 engine=$2 resolver=$3
+shift 3
+ip link set lo up
+ip address add 192.0.2.53/32 dev lo
+echo "nameserver $resolver" >resolv.conf
+mount --bind resolv.conf /etc/resolv.conf || exit 99
+dnsmasq --no-daemon --conf-file=/dev/null --no-resolv --no-hosts --bind-interfaces --listen-address="$resolver" \
+    --address=/server.test/192.0.2.53 --local=/test/ >resolver.log 2>&1 &
+dnsmasq=$!
+trap 'kill $dnsmasq' EXIT
+until grep -q started resolver.log; do
+    kill -0 $dnsmasq || { cat resolver.log; exit 99; }
+    sleep 0.05
+done
+socat TCP-LISTEN:5001,bind=192.0.2.53,reuseaddr,fork PIPE &
+socat=$!
+trap 'kill $dnsmasq $socat' EXIT
+until ss --listening --tcp --no-header | grep -q 5001; do
+    sleep 0.05
+done
+"$ringlet" run netbench --io-engine "$engine" --net passt -- tcp-rr --duration 1 "$@"
+"#;
+
+/// What a guest says that looks a name up with the host's resolver at this address, and its exit code.
+fn look_up(engine: &str, resolver: &str, args: &[&str]) -> (String, Option<i32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("timeout")
+        .args(["300", "unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", LOOKUP, "sh"])
+        .args([env!("CARGO_BIN_EXE_ringlet"), engine, resolver])
+        .args(args)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare and timeout are there");
+    let said = [&output.stdout[..], &output.stderr].concat();
+    (String::from_utf8_lossy(&said).into_owned(), output.status.code())
+}
+
+#[test]
+fn a_guest_looks_names_up_as_the_host_does() {
+    for engine in ["uring", "epoll"] {
+        // DHCP tells of a resolver that the guest reaches.
+        let (said, code) = look_up(engine, "192.0.2.53", &["--to", "server.test"]);
+        assert!(said.contains("resolver 192.0.2.53") && said.contains("server.test is 192.0.2.53"), "{said}");
+        assert_eq!(code, Some(0), "{said}");
+        let (said, code) = look_up(engine, "192.0.2.53", &["--to", "nobody.test"]);
+        assert_eq!(code, Some(9), "{said}");
+    }
+}
+
+#[test]
+fn a_guest_asks_a_resolver_that_is_on_a_loopback_address() {
+    let (said, code) = look_up("uring", "127.0.0.53", &["--to", "server.test", "dns=10.0.2.3"]);
+    assert!(said.contains("server.test is 192.0.2.53"), "{said}");
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// Names, and nothing else: the resolver's address leads to no other port of the host's loopback addresses.
+#[test]
+fn sec_03_the_address_of_the_resolver_is_of_no_other_service() {
+    let (said, code) = look_up("epoll", "127.0.0.53", &["--to", "10.0.2.3", "--port", "53"]);
+    assert!(said.contains("netbench: failed") && code != Some(0), "{code:?} {said}");
+}

@@ -2,8 +2,8 @@
 //!
 //! Owns the process: it is started for one socket, is looked at until it serves, and ends with the socket. The network
 //! is the same on every host, so that nothing has to be told to a guest that asks by DHCP: its address is [`GUEST`], the
-//! gateway's [`GATEWAY`]. A guest reaches what the user who started it reaches, by IPv4, but for what listens
-//! on the loopback addresses of the host. Runs where a VM is assembled: starting takes some 20 ms.
+//! gateway's [`GATEWAY`], and the resolver's 10.0.2.3. A guest reaches what the user who started it reaches, by IPv4, but for what listens
+//! on the loopback addresses of the host; of that, it reaches a resolver. Runs where a VM is assembled: starting takes some 20 ms.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -31,7 +31,10 @@ use crate::unix::refuse_rights;
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The gateway's.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// Bits of both that are the network's.
+/// Where a guest may ask for names if the host's first resolver is on a loopback address: passt hands it on there. DHCP tells
+/// of the host's resolvers that are on none, and of this one if passt does so (2024 and later).
+const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+/// Bits of these that are the network's.
 const NETWORK: u8 = 24;
 /// The gateway's Ethernet address.
 const GATEWAY_MAC: &str = "02:00:0a:00:02:02";
@@ -39,6 +42,8 @@ const GATEWAY_MAC: &str = "02:00:0a:00:02:02";
 const ASKER_MAC: [u8; 6] = [2, 0, 10, 0, 2, 15];
 
 const PROGRAM: &str = "passt";
+/// Where passt looks for the host's resolvers.
+const RESOLVERS: &str = "/etc/resolv.conf";
 /// The number of its end of the socket in the process.
 const NUMBER: i32 = 3;
 /// How long it may take to serve. A stop for what hangs.
@@ -101,12 +106,16 @@ pub struct PasstOptions {
 }
 
 impl PasstOptions {
-    fn arguments(&self) -> Vec<String> {
+    fn arguments(&self, resolver_is_local: bool) -> Vec<String> {
         let fixed = format!(
             "--foreground --quiet --fd {NUMBER} --ipv4-only --interface lo --address {GUEST} --netmask {NETWORK} \
              --gateway {GATEWAY} --mac-addr {GATEWAY_MAC} --no-map-gw"
         );
         let mut arguments: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
+        // Elsewhere it would do harm: early versions have all answers of the host's first resolver come from this address.
+        if resolver_is_local {
+            arguments.extend(["--dns-forward".to_owned(), RESOLVER.to_string()]);
+        }
         if let Some(mtu) = self.mtu {
             arguments.extend(["--mtu".to_owned(), mtu.to_string()]);
         }
@@ -154,7 +163,9 @@ impl Socket {
     /// # Errors
     /// [`PasstError`].
     pub fn passt(options: &PasstOptions) -> Result<Self, PasstError> {
-        start(PROGRAM, &options.arguments())?.served()
+        // Without the file there is no resolver.
+        let resolvers = read_at_most(RESOLVERS, SAID).unwrap_or_default();
+        start(PROGRAM, &options.arguments(has_local_resolver(&resolvers)))?.served()
     }
 }
 
@@ -253,6 +264,20 @@ impl Starting {
             _ => "it does not say why; the system's log may".to_owned(),
         }
     }
+}
+
+/// Whether the first resolver of IPv4 of this file (resolv.conf(5)) is on a loopback address.
+fn has_local_resolver(file: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(file);
+    let address = |line: &str| line.strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok();
+    text.lines().find_map(address).is_some_and(|address: Ipv4Addr| address.is_loopback())
+}
+
+/// The beginning of a file.
+fn read_at_most(path: &str, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(len).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A file in memory that cannot grow beyond [`SAID`] bytes, whatever is written.

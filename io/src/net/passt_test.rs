@@ -52,6 +52,21 @@ fn a_program_that_ends_is_quoted() {
 }
 
 #[test]
+fn names_are_handed_on_where_the_host_asks_itself() {
+    for (file, local) in [
+        ("", false),
+        ("nameserver 192.0.2.1\nnameserver 127.0.0.1\n", false),
+        ("# systemd\noptions edns0\nnameserver 127.0.0.53\nnameserver 192.0.2.1\n", true),
+        ("nameserver ::1\nnameserver\t127.0.0.1 # it\n", true),
+        ("nameserver\nnameserver 127.0.0\n#nameserver 127.0.0.1\n\u{FFFD}", false),
+    ] {
+        assert_eq!(has_local_resolver(file.as_bytes()), local, "{file:?}");
+        let arguments = PasstOptions::default().arguments(local);
+        assert_eq!(arguments.contains(&"--dns-forward".to_owned()), local);
+    }
+}
+
+#[test]
 fn sec_02_what_a_program_says_is_bounded() {
     let error = script("while echo $((n += 1)) >&2 && [ $n -lt 100000 ]; do :; done").unwrap_err();
     let PasstError::Ended { said, .. } = error else { panic!("{error}") };

@@ -97,7 +97,8 @@ impl Default for NetExtras {
 }
 
 /// A user-mode network: the guest, whose address is 10.0.2.15 by DHCP, reaches by IPv4 what this user reaches, but for the
-/// loopback addresses of the host; the host reaches what is published.
+/// loopback addresses of the host; the host reaches what is published. DHCP tells of the host's resolvers, and one on a loopback
+/// address of the host answers at 10.0.2.3.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Passt {

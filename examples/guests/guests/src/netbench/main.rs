@@ -49,6 +49,8 @@ enum Failure {
     NoAnswer,
     /// The peer has ended a connection.
     Ended,
+    /// The peer's name has no address, as far as a resolver tells.
+    Name,
 }
 
 impl From<net::Error> for Failure {
@@ -68,6 +70,7 @@ impl Failure {
             Self::Memory | Self::Network(net::Error::Memory) => 6,
             Self::NoAnswer => 7,
             Self::Ended => 8,
+            Self::Name => 9,
         }
     }
 }
@@ -80,6 +83,7 @@ impl fmt::Display for Failure {
             Self::Network(error) => return error.fmt(f),
             Self::Memory => "not enough memory: give the VM more",
             Self::NoAnswer => "the peer does not answer",
+            Self::Name => "the peer's name has no address, or no resolver tells it",
             Self::Ended => "the peer has ended the connection, or refuses one",
         })
     }
@@ -107,6 +111,7 @@ fn bench(context: &Context, options: &Options) -> Result<(), Failure> {
     net.configure()?;
     options.fits(net.mtu())?;
     println!("netbench: {net}");
+    let options = &options.resolved(&mut net)?;
     let result = match options.mode {
         Mode::Serve => serve::run(&mut net, options.peer.port)?,
         Mode::Iperf3 => iperf::run(&mut net, options.peer.port)?,

@@ -1,11 +1,12 @@
 //! Arguments.
 
+use alloc::string::String;
 use core::net::IpAddr;
 
 use ringlet_guest::cmdline;
-use ringlet_guest::net::Settings;
 use ringlet_guest::net::stack::wire::IpEndpoint;
-use ringlet_guest::{Context, net};
+use ringlet_guest::net::{Net, Settings};
+use ringlet_guest::{Context, net, println};
 
 use crate::wire::{HEADER, PORT};
 use crate::{Failure, iperf_wire};
@@ -16,13 +17,15 @@ pub(crate) const USAGE: &str =
   iperf3            answer iperf3 (-c, with -u, -R, --bidir, -P) until the VM is stopped
   tcp-send          stream to the peer, tcp-receive: from it, tcp-rr: requests and responses
   udp-send          the same with datagrams, udp-receive, udp-rr
-  --to ADDRESS      the peer, for every mode but serve and iperf3
+  --to PEER         the peer's address or name, for every mode but serve and iperf3
   --port N          its port, or that of serve (5001) or iperf3 (5201)
   --duration S      seconds, 1 to 3600 (5)
   --size N          bytes of a write, a request, or a datagram (64K, 1 for tcp-rr, 1400 or 64 for UDP)
   --streams N       connections of TCP at once, 1 to 16 (1)
   --rate N          datagrams a second (as many as go)";
 
+/// The peer's address before it is known.
+const UNKNOWN: IpAddr = IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED);
 const SECOND: u64 = 1_000_000_000;
 const STREAMS_MAX: u64 = 16;
 /// Most bytes of a write.
@@ -79,6 +82,8 @@ pub(crate) struct Options {
     pub(crate) settings: Settings,
     pub(crate) mode: Mode,
     pub(crate) peer: IpEndpoint,
+    /// The peer, if only its name is known.
+    pub(crate) name: Option<String>,
     /// Nanoseconds.
     pub(crate) duration: u64,
     pub(crate) size: usize,
@@ -91,7 +96,7 @@ impl Options {
     pub(crate) fn parse(context: &Context) -> Result<Self, Failure> {
         let senseless = |senseless: net::Senseless| Failure::Usage(senseless.0);
         let mut settings = Settings::of(cmdline::words(context.cmdline())).map_err(senseless)?;
-        let (mut mode, mut peer, mut size) = (None, None, None);
+        let (mut mode, mut peer, mut name, mut size) = (None, None, None, None);
         let (mut port, mut duration, mut streams, mut rate) = (None, 5 * SECOND, 1, 0);
         let mut args = context.args();
         while let Some(argument) = args.next() {
@@ -106,9 +111,10 @@ impl Options {
             let value = args.next().and_then(|value| value.text());
             let value = value.ok_or(Failure::Usage("an option is unknown, or lacks its value"))?;
             match word.as_str() {
-                "--to" => {
-                    peer = Some(value.parse::<IpAddr>().map_err(|_| Failure::Usage("--to takes an address"))?)
-                }
+                "--to" => match value.parse::<IpAddr>() {
+                    Ok(address) => (peer, name) = (Some(address), None),
+                    Err(_) => (peer, name) = (Some(UNKNOWN), Some(value)),
+                },
                 "--port" => port = Some(number(&value, 1, u64::from(u16::MAX))? as u16),
                 "--duration" => duration = number(&value, 1, 3600)? * SECOND,
                 "--size" => size = Some(number(&value, 1, SIZE_MAX)?),
@@ -121,16 +127,25 @@ impl Options {
         let port = port.unwrap_or(if mode == Mode::Iperf3 { iperf_wire::PORT } else { PORT });
         let peer = match (peer, mode) {
             (Some(peer), _) => IpEndpoint::new(peer.into(), port),
-            (None, Mode::Serve | Mode::Iperf3) => {
-                IpEndpoint::new(core::net::Ipv4Addr::UNSPECIFIED.into(), port)
-            }
+            (None, Mode::Serve | Mode::Iperf3) => IpEndpoint::new(UNKNOWN.into(), port),
             (None, _) => return Err(Failure::Usage("--to is missing")),
         };
         let size = size.unwrap_or(mode.size()) as usize;
         if mode.is_udp() && size < HEADER {
             return Err(Failure::Usage("a datagram has at least 40 bytes"));
         }
-        Ok(Self { settings, mode, peer, duration, size, streams, rate })
+        Ok(Self { settings, mode, peer, name, duration, size, streams, rate })
+    }
+
+    /// With the peer's address, which a resolver tells if only its name is known.
+    pub(crate) fn resolved(&self, net: &mut Net) -> Result<Self, Failure> {
+        let mut resolved = self.clone();
+        if let Some(name) = &self.name {
+            let address = net.resolve(name)?.ok_or(Failure::Name)?;
+            println!("netbench: {name} is {address}");
+            resolved.peer.addr = address.into();
+        }
+        Ok(resolved)
     }
 
     /// Makes sure that datagrams are not longer than a packet of the network.

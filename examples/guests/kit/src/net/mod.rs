@@ -21,6 +21,7 @@ mod control;
 mod device;
 mod flow;
 mod header;
+mod names;
 mod pairs;
 mod rx;
 mod settings;
@@ -142,6 +143,9 @@ pub struct Net {
     interface: Interface,
     sockets: SocketSet<'static>,
     dhcp: Option<SocketHandle>,
+    resolvers: Vec<IpAddr>,
+    /// Whether resolvers are those that DHCP tells of.
+    told: bool,
     /// Nanoseconds that DHCP may take.
     patience: u64,
     /// When the timer is going to fire.
@@ -176,7 +180,9 @@ impl Net {
         }
         let mut sockets = SocketSet::new(Vec::new());
         let dhcp = settings.dhcp.then(|| sockets.add(dhcpv4::Socket::new()));
-        Ok(Self { device, interface, sockets, dhcp, patience: settings.patience, armed: None })
+        let resolvers = settings.resolvers.clone();
+        let (told, patience) = (resolvers.is_empty(), settings.patience);
+        Ok(Self { device, interface, sockets, dhcp, resolvers, told, patience, armed: None })
     }
 
     /// Waits until the interface has the address that it asks for, if it asks for one.
@@ -313,11 +319,18 @@ impl Net {
     /// Takes the address that DHCP gave or withdrew.
     fn lease(&mut self) {
         let Some(dhcp) = self.dhcp else { return };
+        let mut resolvers = Vec::new();
         let (address, router) = match self.sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp).poll() {
             None => return,
-            Some(dhcpv4::Event::Configured(config)) => (Some(config.address), config.router),
+            Some(dhcpv4::Event::Configured(config)) => {
+                resolvers.extend(config.dns_servers.iter().map(|&server| IpAddr::from(server)));
+                (Some(config.address), config.router)
+            }
             Some(dhcpv4::Event::Deconfigured) => (None, None),
         };
+        if self.told {
+            self.resolvers = resolvers;
+        }
         self.interface.update_ip_addrs(|addresses| {
             addresses.retain(|address| !matches!(address, IpCidr::Ipv4(_)));
             if let Some(address) = address {
@@ -367,11 +380,14 @@ impl Net {
     }
 }
 
-/// The device and the addresses, in one line.
+/// The device, the addresses and the resolvers, in one line.
 impl fmt::Display for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for address in self.addresses() {
             write!(f, "{address}, ")?;
+        }
+        for resolver in self.resolvers() {
+            write!(f, "resolver {resolver}, ")?;
         }
         write!(f, "{}", self.device)
     }

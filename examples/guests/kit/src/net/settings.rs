@@ -17,6 +17,8 @@ pub struct Settings {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Where packets for other networks go.
     pub gateways: Vec<IpAddr>,
+    /// Who is asked for the addresses of names; whom DHCP tells of, if there is none.
+    pub resolvers: Vec<IpAddr>,
     /// Whether to ask for an address of IPv4.
     pub dhcp: bool,
     /// Nanoseconds that DHCP may take.
@@ -34,6 +36,7 @@ impl Default for Settings {
         Self {
             addresses: Vec::new(),
             gateways: Vec::new(),
+            resolvers: Vec::new(),
             dhcp: true,
             patience: PATIENCE,
             device: 0,
@@ -53,6 +56,7 @@ pub struct Senseless(
 const IP: Senseless =
     Senseless("ip= takes ADDRESS/PREFIX, dhcp, or ADDRESS::GATEWAY:NETMASK as Linux has it");
 const GATEWAY: Senseless = Senseless("gw= takes an address, one of IPv4 and one of IPv6");
+const DNS: Senseless = Senseless("dns= takes an address, once");
 const NET: Senseless = Senseless("net= takes the number of a network device, from 0");
 const QUEUES: Senseless = Senseless("queues= takes a number of pairs, 1 to 8");
 const OFFLOADS: Senseless = Senseless("offloads= takes on or off");
@@ -70,7 +74,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Takes a word: `ip=ADDRESS/PREFIX` (of IPv4 or IPv6, any number of times), `ip=dhcp`, `gw=ADDRESS`, `net=N`,
+    /// Takes a word: `ip=ADDRESS/PREFIX` (of IPv4 or IPv6, any number of times), `ip=dhcp`, `gw=ADDRESS`, `dns=ADDRESS`, `net=N`,
     /// `queues=N`, `offloads=on|off`. Whether it was one of these.
     ///
     /// # Errors
@@ -80,6 +84,8 @@ impl Settings {
         match key {
             "ip" => self.set_address(value).ok_or(IP)?,
             "gw" => self.add_gateway(value).ok_or(GATEWAY)?,
+            "dns" if self.resolvers.is_empty() => self.resolvers.push(value.parse().map_err(|_| DNS)?),
+            "dns" => return Err(DNS),
             "net" => self.device = value.parse().map_err(|_| NET)?,
             "queues" => {
                 let pairs = value.parse().ok().filter(|pairs| (1..=PAIRS_MAX).contains(pairs));
