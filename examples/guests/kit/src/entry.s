@@ -164,7 +164,7 @@ halt:
   jne 1f
   sti
   hlt
-halted:                           # reached after an NMI only
+halted:                           # an NMI leads here
   cli
 1:
   add qword ptr [rsp], 2
@@ -270,10 +270,17 @@ gp_entry:
   add rsp, 8
   iretq
 
-# NMI: counted like an interrupt, on the stack for the worst, without an EOI.
+# NMI: counted like an interrupt, on the stack for the worst, without an EOI. One that comes just before the processor
+# halts keeps it from that.
 nmi_entry:
   inc dword ptr [rsp + CPU_PENDING + 2 * 4 - AT_NMI]
   inc dword ptr [rsp + CPU_TAKEN - AT_NMI]
+  cmp qword ptr [rsp], offset halt
+  jb 1f
+  cmp qword ptr [rsp], offset halted
+  ja 1f
+  mov qword ptr [rsp], offset halted
+1:
   iretq
 
 # Interrupts are counted, acknowledged, and left to the program. A spurious one need not be told from others: with
