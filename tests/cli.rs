@@ -229,9 +229,15 @@ fn output_that_is_lost_makes_the_exit_status_125() {
 
 #[test]
 fn running_out_of_open_files_names_the_limit_and_the_remedy() {
-    for limit in [40, 12, 7, 5] {
+    for (limit, what) in [
+        (40, "hello --count 200"),
+        (39, "vsock-echo --vsock uds=./never.sock"),
+        (23, "hello"),
+        (12, "hello"),
+        (5, "hello"),
+    ] {
         let mut command = Command::new("sh");
-        let script = format!("ulimit -n {limit}; exec \"$0\" run hello --count 200");
+        let script = format!("ulimit -n {limit}; exec \"$0\" run {what}");
         let child = command.args(["-c", &script, env!("CARGO_BIN_EXE_ringlet")]).stdin(Stdio::null());
         let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let finished = Running::of(child).finish().expect(125);

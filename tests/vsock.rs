@@ -571,6 +571,23 @@ fn run(engine: &str, path: &Path, options: &[&str]) -> Running {
     Running::start(&mut ringlet(&args))
 }
 
+/// With fewer, it says so at once (tests/cli.rs).
+#[test]
+fn sec_02_the_fewest_open_files_are_enough_for_the_connections_that_a_vm_has_for_itself() {
+    let (_folder, path) = socket_path();
+    let script = "ulimit -n 40; exec \"$0\" run vsock-echo --vsock \"uds=$1\"";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_ringlet")]).arg(&path);
+    let mut running = Running::start(&mut command);
+    running.until_printed("ready on port 1024");
+    let silent: Vec<_> = (0..4).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let connected: Vec<_> = (0..4).map(|_| connect(&path, "CONNECT 1024\n")).collect();
+    assert!(connected.iter().all(|(_, line)| line.starts_with("OK ")), "{connected:?}");
+    drop((connected, silent));
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.status().code(), Some(143));
+}
+
 #[test]
 fn every_vm_of_many_has_a_path_of_its_own() {
     let (folder, path) = socket_path();

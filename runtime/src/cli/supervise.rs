@@ -15,6 +15,7 @@ use ringlet::{
     VmConfig,
 };
 
+use ringlet_io::OWN_DESCRIPTORS;
 use rustix::io::Errno;
 
 use super::limits_report;
@@ -27,8 +28,11 @@ use super::stdin::{feed_stdin, follow_size};
 use super::terminal::{RawTerminal, in_foreground};
 use super::{CliResult, FAILED, log, vsock};
 
-/// With fewer open files not one VM runs.
-const LEAST_OPEN_FILES: u64 = 16;
+/// With fewer open files not one VM runs, with its console, on either engine.
+const LEAST_OPEN_FILES: u64 = 24;
+/// What a VM with a socket device needs besides: the device's own, those that no other VM can take of connections and of
+/// greetings, and one each for whoever is accepted and connected to.
+const SOCKET_OPEN_FILES: u64 = 6 + 2 * OWN_DESCRIPTORS + 2;
 /// How long after a signal reports may take to be written.
 const REPORT_TIME: Duration = Duration::from_secs(1);
 
@@ -39,7 +43,8 @@ pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
     if args.count.get() > 1 || config.vsock.is_some() {
         raise_open_files();
     }
-    if open_files_limit().is_some_and(|limit| limit < LEAST_OPEN_FILES) {
+    let least = LEAST_OPEN_FILES + config.vsock.as_ref().map_or(0, |_| SOCKET_OPEN_FILES);
+    if open_files_limit().is_some_and(|limit| limit < least) {
         // Some of what it takes to begin with does not fail, but panics.
         return Err(io::Error::from(Errno::MFILE).into());
     }
