@@ -545,6 +545,24 @@ on_both_engines! {
         assert!(none.vsock_listen(OURS).unwrap_err().to_string().contains("no socket device"));
         within(guest.vm.stop()).await;
     }
+
+    /// Nothing goes by it from one VM to another, so that each of two is reached by its own handle and its own socket.
+    async fn two_vms_may_be_told_to_have_the_same_address(host: Host) {
+        let (folder, path) = socket_path();
+        let paths = [path, folder.path().join("w.sock")];
+        let guests = paths.each_ref().map(|path| echo(&host, Vsock::new().cid(3).uds(path)));
+        for (guest, path) in guests.iter().zip(&paths) {
+            assert_eq!(guest.vm.vsock_cid(), Some(3));
+            there_and_back(dial(guest).await.into_std().unwrap(), 10_000);
+            let (stream, line) = connect(path, "CONNECT 1024\n");
+            assert!(line.starts_with("OK "), "{line}");
+            there_and_back(stream, 10_000);
+        }
+        let [first, second] = guests;
+        within(first.vm.stop()).await;
+        there_and_back(dial(&second).await.into_std().unwrap(), 10_000);
+        within(second.vm.stop()).await;
+    }
 }
 
 /// A stream comes to its end, whichever.

@@ -29,7 +29,10 @@ pub const MAX_UDS_PATH: usize = 107;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct Vsock {
-    /// The guest's address (CID), [`MIN_CID`] to [`MAX_CID`]; one that no other VM of the runtime has if absent.
+    /// The guest's address (CID), [`MIN_CID`] to [`MAX_CID`]; one that no other VM of the runtime has if absent. VMs may
+    /// have the same if they are told to, as under Firecracker, where it is often 3: it names the device to its guest (virtio
+    /// 1.2, section 5.10.4), and who is connected to is said by the path, the descriptor or the [`Vm`](crate::Vm). Nothing goes
+    /// from one VM to another by it. `ringlet run --count` gives VMs consecutive ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_cid: Option<u32>,
     /// Where the host listens: a Unix stream socket, made with the VM and removed with it. Whoever connects and writes
