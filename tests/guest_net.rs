@@ -17,6 +17,8 @@ mod iperf_wire;
 mod request;
 #[path = "../examples/guests/guests/src/http/response.rs"]
 mod response;
+#[path = "../examples/guests/kit/src/net/router.rs"]
+mod router;
 #[path = "../examples/guests/kit/src/net/settings.rs"]
 mod settings;
 #[path = "../examples/guests/guests/src/http/site.rs"]
@@ -25,12 +27,13 @@ mod site;
 mod wire;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use connection::{Connection, Outcome, Patience, Stream};
 use proptest::prelude::*;
 use request::{HEAD_MAX, Method, Request, parse};
 use response::Refusal;
+use router::{Advertised, Solicitor, advertised, solicitation};
 use settings::{ADDRESSES_MAX, PAIRS_MAX, Settings};
 use site::Stats;
 use wire::{Command, Kind, Pace, Tally};
@@ -574,6 +577,7 @@ fn addresses_that_make_no_sense_are_told() {
     for word in [
         "ip=",
         "ip=1.2.3.4",
+        "ip=SLAAC",
         "ip=1.2.3.4/33",
         "ip=1.2.3/8",
         "ip=::1/129",
@@ -594,6 +598,145 @@ fn addresses_that_make_no_sense_are_told() {
     }
     let many = ["ip=10.0.0.1/8"; ADDRESSES_MAX + 1].join(" ");
     assert!(settings(&many).is_err());
+}
+
+#[test]
+fn routers_are_asked_where_nothing_is_given_or_an_answer_is_wanted() {
+    for (words, asks) in [
+        ("", true),
+        ("ip=dhcp dns=10.0.2.3", true),
+        ("ip=10.0.0.1/8", false),
+        ("ip=fd00::2/64", false),
+        ("gw=fe80::1", false),
+        ("ip=10.0.0.1/8 ip=slaac", true),
+    ] {
+        let settings = settings(words).unwrap();
+        assert_eq!(settings.asks_routers(), asks, "{words}");
+        assert_eq!(settings.slaac, words.contains("slaac"));
+    }
+}
+
+const ROUTER_MAC: [u8; 6] = [2, 0, 10, 0, 2, 2];
+
+/// The sum of an ICMPv6 packet and its pseudo header, from the first byte of IPv6 on.
+fn icmpv6_sum(packet: &[u8]) -> u16 {
+    let length = (packet.len() - 40) as u32;
+    ones_sum(&[&packet[8..40], &length.to_be_bytes(), &[0, 0, 0, 58], &packet[40..]].concat())
+}
+
+/// A frame with a message of ICMPv6 from `source`, whose checksum is right.
+fn icmpv6(source: &str, hop_limit: u8, mut message: Vec<u8>) -> Vec<u8> {
+    let source: Ipv6Addr = source.parse().unwrap();
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let length = (message.len() as u16).to_be_bytes();
+    let header =
+        [&[0x60, 0, 0, 0], &length[..], &[58, hop_limit], &source.octets(), &all_nodes.octets()].concat();
+    let sum = !icmpv6_sum(&[&header[..], &message].concat());
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    [&[0x33, 0x33, 0, 0, 0, 1], &ROUTER_MAC[..], &[0x86, 0xdd], &header, &message].concat()
+}
+
+/// An advertisement that leads for so many seconds, with these options.
+fn advertisement(lifetime: u16, options: &[&[u8]]) -> Vec<u8> {
+    let [high, low] = lifetime.to_be_bytes();
+    [&[134, 0, 0, 0, 255, 0, high, low, 0, 0, 0, 0, 0, 0, 0, 0], &options.concat()[..]].concat()
+}
+
+/// The option that tells of a network (RFC 4861, section 4.6.2).
+fn prefix(network: &str, bits: u8, flags: u8, seconds: u32) -> Vec<u8> {
+    let network: Ipv6Addr = network.parse().unwrap();
+    [&[3, 4, bits, flags], &seconds.to_be_bytes()[..], &[0; 8], &network.octets()].concat()
+}
+
+#[test]
+fn routers_are_asked_three_times_and_no_more_once_one_has_answered() {
+    let mut solicitor = Solicitor::new(5);
+    let mut times = Vec::new();
+    while let Some(at) = solicitor.due() {
+        times.push((at - 5) / SECOND);
+        solicitor.asked(at);
+    }
+    assert_eq!(times, [0, 4, 8]);
+    let mut solicitor = Solicitor::new(5);
+    solicitor.asked(5);
+    solicitor.answered();
+    assert_eq!(solicitor.due(), None);
+
+    let frame = solicitation([2, 0, 0, 0, 0, 7]);
+    assert_eq!(frame[..14], [0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 7, 0x86, 0xdd]);
+    let packet = &frame[14..];
+    assert_eq!((packet[..4].to_vec(), &packet[4..8]), (vec![0x60, 0, 0, 0], &[0, 16, 58, 255][..]));
+    assert_eq!(packet[8..24], "fe80::ff:fe00:7".parse::<Ipv6Addr>().unwrap().octets());
+    assert_eq!(packet[24..40], "ff02::2".parse::<Ipv6Addr>().unwrap().octets());
+    assert_eq!((packet[40], &packet[48..]), (133, &[1, 1, 2, 0, 0, 0, 0, 7][..]));
+    assert_eq!(icmpv6_sum(packet), u16::MAX);
+}
+
+#[test]
+fn what_a_router_advertises_is_understood() {
+    let router = "fe80::2".parse().unwrap();
+    let network = |text: &str| Some((text.parse().unwrap(), true));
+    let (mtu, source) = ([5, 1, 0, 0, 0, 0, 5, 0xdc], [1, 1, 2, 0, 10, 0, 2, 2]);
+    let own = prefix("fd00:10:0:2::", 64, 0xc0, 86400);
+    for (lifetime, options, expected) in [
+        (1800, vec![], Advertised { router, leads: true, network: None }),
+        (0, vec![&mtu[..]], Advertised { router, leads: false, network: None }),
+        (
+            1800,
+            vec![&mtu, &own, &source],
+            Advertised { router, leads: true, network: network("fd00:10:0:2::") },
+        ),
+        // Not for addresses, of another length, of the link, then one that is right.
+        (
+            1,
+            vec![
+                &*prefix("fd01::", 64, 0x80, 9),
+                &prefix("fd02::", 56, 0xc0, 9),
+                &prefix("fe80::", 64, 0xc0, 9),
+                &prefix("fd03::", 64, 0x40, 9),
+            ],
+            Advertised { router, leads: true, network: network("fd03::") },
+        ),
+        (
+            1,
+            vec![&*prefix("fd04::", 64, 0xc0, 0)],
+            Advertised { router, leads: true, network: Some(("fd04::".parse().unwrap(), false)) },
+        ),
+    ] {
+        let frame = icmpv6("fe80::2", 255, advertisement(lifetime, &options));
+        assert_eq!(advertised(&frame), Some(expected), "{options:?}");
+        // A short frame is as long as Ethernet wants it.
+        assert_eq!(advertised(&[&frame[..], &[0; 9]].concat()), Some(expected));
+    }
+}
+
+#[test]
+fn what_is_no_routers_advertisement_is_not_believed() {
+    let own = prefix("fd00::", 64, 0xc0, 9);
+    let good = icmpv6("fe80::2", 255, advertisement(1800, &[&own]));
+    assert!(advertised(&good).is_some());
+    for (what, frame) in [
+        ("from elsewhere", icmpv6("fe80::2", 254, advertisement(1800, &[&own]))),
+        ("from no address of the link", icmpv6("fd00::2", 255, advertisement(1800, &[&own]))),
+        (
+            "an option without a length",
+            icmpv6("fe80::2", 255, advertisement(1800, &[&[3, 0, 64, 0xc0, 0, 0, 0, 0]])),
+        ),
+        ("an option that is cut off", icmpv6("fe80::2", 255, advertisement(1800, &[&own[..24]]))),
+        ("a solicitation", icmpv6("fe80::2", 255, [&[133][..], &advertisement(1800, &[])[1..]].concat())),
+        ("too short", icmpv6("fe80::2", 255, advertisement(1800, &[])[..12].to_vec())),
+    ] {
+        assert_eq!(advertised(&frame), None, "{what}");
+    }
+    for len in 0..good.len() {
+        assert_eq!(advertised(&good[..len]), None, "{len}");
+    }
+    // Any byte of the packet that is another: the checksum, which says nothing of some fields of IPv6, or the field itself.
+    for at in (12..good.len()).filter(|at| !(15..18).contains(at)) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        assert_eq!(advertised(&bad), None, "{at}");
+    }
 }
 
 #[test]

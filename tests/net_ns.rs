@@ -1,5 +1,5 @@
 //! Taps on real KVM, on both engines, each test in a network of its own: what hosts do to their interfaces and see of a
-//! guest. Needs `ip`, `curl`, busybox, and user name spaces.
+//! guest. Needs `ip`, `curl`, busybox, dnsmasq, and user name spaces.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -136,6 +136,19 @@ in_networks_of_their_own! {
         guest.until_printed("ready on port 80");
         assert_eq!(printed_address(&guest), "192.0.2.77");
         exchange("192.0.2.77", 100_000, folder.path());
+        within(guest.vm.stop()).await;
+    }
+
+    async fn a_guest_gets_its_address_of_ipv6_from_a_router(host: Host) {
+        tap(1500);
+        let mut router = Command::new("dnsmasq");
+        router.args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=tap0", "--enable-ra"]);
+        let _router = Running::start(router.arg("--dhcp-range=fd00::,ra-only").stdin(Stdio::null()));
+        let guest = host.bundled_with(configured("http", &["ip=192.0.2.2/24", "ip=slaac"]));
+        guest.until_printed("ready on port 80");
+        let own = "fd00::ff:fe00:2";
+        assert!(guest.printed().contains(&format!(", {own}/64, ")), "{}", guest.printed());
+        exchange(&format!("[{own}]"), 100_000, tempfile::tempdir().unwrap().path());
         within(guest.vm.stop()).await;
     }
 

@@ -42,7 +42,7 @@ fn main(context: &Context) -> u32 {
     match error {
         Error::NoDevice => NO_DEVICE,
         Error::Device(_) | Error::Queue => DEVICE_FAILED,
-        Error::NoAddress => NO_ADDRESS,
+        Error::NoAddress | Error::NoRouter => NO_ADDRESS,
         Error::Memory => MEMORY,
     }
 }

@@ -66,7 +66,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Network(net::Error::NoDevice) => 3,
             Self::Network(net::Error::Device(_) | net::Error::Queue) => 4,
-            Self::Network(net::Error::NoAddress) => 5,
+            Self::Network(net::Error::NoAddress | net::Error::NoRouter) => 5,
             Self::Memory | Self::Network(net::Error::Memory) => 6,
             Self::NoAnswer => 7,
             Self::Ended => 8,

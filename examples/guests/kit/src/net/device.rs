@@ -7,6 +7,7 @@ use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Med
 use smoltcp::time::Instant;
 
 use super::control::Control;
+use super::router::{self, Advertised};
 use super::rx::{Frame, Rx, RxToken};
 use super::tx::{Tx, TxToken};
 use super::{Error, Settings, feature};
@@ -55,6 +56,9 @@ pub(super) struct Device {
     pub(super) link_up: bool,
     /// Whether it was the other way around when somebody last asked.
     link_changed: bool,
+    /// What a router has said last, if somebody listens.
+    advertised: Option<Advertised>,
+    hears_routers: bool,
     pub(super) interrupts: u64,
     /// Set when a queue turns out to be broken: nothing moves any more.
     failed: Option<Error>,
@@ -93,6 +97,8 @@ impl Device {
             mtu,
             link_up: true,
             link_changed: false,
+            advertised: None,
+            hears_routers: settings.asks_routers(),
             interrupts: 0,
             failed: None,
         };
@@ -147,6 +153,11 @@ impl Device {
     /// Whether the link has gone or come since the last call.
     pub(super) fn take_link_change(&mut self) -> bool {
         core::mem::take(&mut self.link_changed)
+    }
+
+    /// What a router has said since the last call.
+    pub(super) fn take_advertised(&mut self) -> Option<Advertised> {
+        self.advertised.take()
     }
 
     /// Shows the device everything that was sent and given back.
@@ -217,6 +228,11 @@ impl Device {
             rx.publish(&mut self.transport, false);
             let frame = rx.next();
             if let Some(frame) = self.note(frame) {
+                if self.hears_routers
+                    && let Some(told) = router::advertised(self.rx[self.turn].bytes(frame))
+                {
+                    self.advertised = Some(told);
+                }
                 return Some((self.turn, frame));
             }
         }

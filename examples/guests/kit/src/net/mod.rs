@@ -23,6 +23,7 @@ mod flow;
 mod header;
 mod names;
 mod pairs;
+mod router;
 mod rx;
 mod settings;
 mod tx;
@@ -35,6 +36,7 @@ pub use pairs::Pair;
 pub use settings::{ADDRESSES_MAX, PAIRS_MAX, Senseless, Settings};
 pub use smoltcp as stack;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Device as _, TxToken as _};
 use smoltcp::socket::{AnySocket, dhcpv4, tcp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, IpEndpoint, Ipv6Address};
@@ -45,6 +47,7 @@ use crate::virtio::drivers::transport::Transport as _;
 use crate::virtio::{Broken, Transport};
 use crate::{lapic, time};
 use device::Device;
+use router::{Advertised, Solicitor};
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -53,6 +56,8 @@ const SLOTS_MAX: usize = 256;
 const BUFFERS_MAX: usize = 1 << 20;
 /// Fewest slots: less than this, and the stack would wait for single packets.
 const SLOTS_MIN: usize = 4;
+/// The least MTU that IPv6 works with (RFC 8200, 5).
+const MTU_MIN_IPV6: u16 = 1280;
 /// Most packets that [`Net::poll`] takes in.
 const BUDGET: usize = 64;
 
@@ -96,6 +101,8 @@ pub enum Error {
     Memory,
     /// No server has given an address.
     NoAddress,
+    /// No router has told of a network of IPv6.
+    NoRouter,
 }
 
 impl From<Broken> for Error {
@@ -112,6 +119,7 @@ impl fmt::Display for Error {
             Self::Queue => "the queues of the device are too small",
             Self::Memory => "not enough memory for packets: give the VM more",
             Self::NoAddress => "no address: DHCP has no answer; say ip=ADDRESS/PREFIX",
+            Self::NoRouter => "no address of IPv6: no router advertises a network; say ip=ADDRESS/PREFIX",
         })
     }
 }
@@ -146,15 +154,19 @@ pub struct Net {
     resolvers: Vec<IpAddr>,
     /// Whether resolvers are those that DHCP tells of.
     told: bool,
-    /// Nanoseconds that DHCP may take.
+    /// Whom an address of IPv6 is asked of, if anybody.
+    solicitor: Option<Solicitor>,
+    /// Whether that is waited for, and no router has told of one.
+    needs_router: bool,
+    /// Nanoseconds that DHCP and routers may take.
     patience: u64,
     /// When the timer is going to fire.
     armed: Option<u64>,
 }
 
 impl Net {
-    /// Sets up a device and a stack with the addresses of `settings` and the link-local one of IPv6. An address that
-    /// DHCP gives comes later: see [`configure`](Self::configure).
+    /// Sets up a device and a stack with the addresses of `settings` and the link-local one of IPv6. Addresses that
+    /// DHCP and routers give come later: see [`configure`](Self::configure).
     ///
     /// # Errors
     /// There is no device, or it does not come up.
@@ -167,7 +179,7 @@ impl Net {
             let given =
                 settings.addresses.iter().map(|&(address, prefix)| IpCidr::new(address.into(), prefix));
             // There is room for as many as settings may have.
-            given.chain([link_local(device.mac)]).for_each(|address| {
+            given.chain([own_address(router::LINK_LOCAL, device.mac)]).for_each(|address| {
                 let _ = addresses.push(address);
             });
         });
@@ -182,25 +194,48 @@ impl Net {
         let dhcp = settings.dhcp.then(|| sockets.add(dhcpv4::Socket::new()));
         let resolvers = settings.resolvers.clone();
         let (told, patience) = (resolvers.is_empty(), settings.patience);
-        Ok(Self { device, interface, sockets, dhcp, resolvers, told, patience, armed: None })
+        // Where no packet of IPv6 fits (RFC 8200, 5), there is none.
+        let asks_routers = settings.asks_routers() && device.mtu >= MTU_MIN_IPV6;
+        let solicitor = asks_routers.then(|| Solicitor::new(time::now()));
+        let needs_router = settings.slaac;
+        Ok(Self {
+            device,
+            interface,
+            sockets,
+            dhcp,
+            resolvers,
+            told,
+            solicitor,
+            needs_router,
+            patience,
+            armed: None,
+        })
     }
 
-    /// Waits until the interface has the address that it asks for, if it asks for one.
+    /// Waits until the interface has the addresses that it asks for and waits for, if any.
     ///
     /// # Errors
     /// Nobody gave one in time, or the device broke.
     pub fn configure(&mut self) -> Result<(), Error> {
         let end = time::now().saturating_add(self.patience);
-        while self.dhcp.is_some() && self.interface.ipv4_addr().is_none() {
+        while let Some(missing) = self.missing() {
             if time::now() >= end {
-                return Err(Error::NoAddress);
+                return Err(missing);
             }
             self.poll()?;
-            if self.interface.ipv4_addr().is_none() {
+            if self.missing().is_some() {
                 self.wait(Some(end))?;
             }
         }
         Ok(())
+    }
+
+    /// What is waited for, as an error.
+    fn missing(&self) -> Option<Error> {
+        if self.dhcp.is_some() && self.interface.ipv4_addr().is_none() {
+            return Some(Error::NoAddress);
+        }
+        self.needs_router.then_some(Error::NoRouter)
     }
 
     /// All sockets.
@@ -233,6 +268,9 @@ impl Net {
     pub fn receive(&mut self) -> Result<bool, Error> {
         let result = self.interface.poll_ingress_single(now(), &mut self.device, &mut self.sockets);
         self.device.check()?;
+        if let Some(told) = self.device.take_advertised() {
+            self.follow(told);
+        }
         Ok(!matches!(result, PollIngressSingleResult::None))
     }
 
@@ -243,6 +281,7 @@ impl Net {
     pub fn send(&mut self) -> Result<(), Error> {
         self.device.tx.reclaim()?;
         self.interface.poll_maintenance(now());
+        self.solicit();
         while self.interface.poll_egress(now(), &mut self.device, &mut self.sockets) != PollResult::None {}
         self.device.publish();
         self.device.check()?;
@@ -274,9 +313,10 @@ impl Net {
             return Ok(());
         }
         let stack = self.interface.poll_at(now(), &self.sockets).map(nanoseconds);
+        let routers = self.solicitor.and_then(|solicitor| solicitor.due());
         // What the device has no room for cannot be sent before it says so.
-        let stack = stack.filter(|_| !self.device.tx.is_starved());
-        if let Some(at) = stack.into_iter().chain(until).min() {
+        let to_send = stack.into_iter().chain(routers).min().filter(|_| !self.device.tx.is_starved());
+        if let Some(at) = to_send.into_iter().chain(until).min() {
             let now = time::now();
             if at <= now {
                 self.device.hush();
@@ -307,12 +347,52 @@ impl Net {
         }
     }
 
-    /// Begins anew with DHCP when the link has come up: it may be another network.
+    /// Begins anew with DHCP and routers when the link has come up: it may be another network.
     fn link_changed(&mut self) {
-        if self.device.link_up
-            && let Some(dhcp) = self.dhcp
-        {
+        if !self.device.link_up {
+            return;
+        }
+        if let Some(dhcp) = self.dhcp {
             self.sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp).reset();
+        }
+        if let Some(solicitor) = &mut self.solicitor {
+            *solicitor = Solicitor::new(time::now());
+        }
+    }
+
+    /// Asks routers for an address, if it is time to.
+    fn solicit(&mut self) {
+        let now = time::now();
+        let Some(solicitor) =
+            self.solicitor.as_mut().filter(|solicitor| solicitor.due().is_some_and(|at| at <= now))
+        else {
+            return;
+        };
+        let frame = router::solicitation(self.device.mac);
+        if let Some(token) = self.device.transmit(Instant::ZERO) {
+            token.consume(frame.len(), |room| room.copy_from_slice(&frame));
+            solicitor.asked(now);
+        }
+    }
+
+    /// Takes the address and the route that a router tells of, or gives them up. They stay until one says otherwise.
+    fn follow(&mut self, told: Advertised) {
+        let Some(solicitor) = &mut self.solicitor else { return };
+        solicitor.answered();
+        if let Some((network, is_there)) = told.network {
+            let own = own_address(network, self.device.mac);
+            self.interface.update_ip_addrs(|addresses| {
+                addresses.retain(|address| *address != own);
+                // Without room it is left out.
+                let has_it = is_there && addresses.push(own).is_ok();
+                self.needs_router &= !has_it;
+            });
+        }
+        let routes = self.interface.routes_mut();
+        if told.leads {
+            let _ = routes.add_default_ipv6_route(told.router);
+        } else {
+            routes.update(|routes| routes.retain(|route| route.via_router != told.router.into()));
         }
     }
 
@@ -411,11 +491,9 @@ fn slots(transport: &mut Transport, queue: u16, size: usize) -> Result<u16, Erro
     if slots < SLOTS_MIN { Err(Error::Queue) } else { Ok(1 << slots.ilog2()) }
 }
 
-/// The address of IPv6 that an interface always has (RFC 4291, 2.5.1).
-fn link_local([a, b, c, d, e, f]: [u8; 6]) -> IpCidr {
-    let pair = |high, low| u16::from_be_bytes([high, low]);
-    let address = Ipv6Address::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f));
-    IpCidr::new(address.into(), 64)
+/// One's own address in a network of IPv6.
+fn own_address(network: Ipv6Address, mac: [u8; 6]) -> IpCidr {
+    IpCidr::new(router::own_address(network, mac).into(), 64)
 }
 
 /// The stack's time.

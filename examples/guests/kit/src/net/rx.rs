@@ -166,7 +166,7 @@ impl Rx {
     }
 
     /// The packet without its header.
-    fn bytes(&self, frame: Frame) -> &[u8] {
+    pub(super) fn bytes(&self, frame: Frame) -> &[u8] {
         let bytes = match frame {
             // SAFETY: `next` yields only what the device has given back, until `release`.
             Frame::Buffer(slot, written) => unsafe { self.buffers.written(slot, written) },

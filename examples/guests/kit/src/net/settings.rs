@@ -7,7 +7,7 @@ use core::net::IpAddr;
 pub const ADDRESSES_MAX: usize = 3;
 /// Pairs of queues that may be used.
 pub const PAIRS_MAX: u16 = 8;
-/// How long DHCP may take.
+/// How long DHCP and routers may take.
 const PATIENCE: u64 = 15_000_000_000;
 
 /// How the network is to be set up. Without an address of IPv4, DHCP is asked for one.
@@ -21,7 +21,9 @@ pub struct Settings {
     pub resolvers: Vec<IpAddr>,
     /// Whether to ask for an address of IPv4.
     pub dhcp: bool,
-    /// Nanoseconds that DHCP may take.
+    /// Whether to wait for an address of IPv6 that a router advertises.
+    pub slaac: bool,
+    /// Nanoseconds that these may take.
     pub patience: u64,
     /// Which network device, in the order of the command line.
     pub device: usize,
@@ -38,6 +40,7 @@ impl Default for Settings {
             gateways: Vec::new(),
             resolvers: Vec::new(),
             dhcp: true,
+            slaac: false,
             patience: PATIENCE,
             device: 0,
             offloads: true,
@@ -54,7 +57,7 @@ pub struct Senseless(
 );
 
 const IP: Senseless =
-    Senseless("ip= takes ADDRESS/PREFIX, dhcp, or ADDRESS::GATEWAY:NETMASK as Linux has it");
+    Senseless("ip= takes ADDRESS/PREFIX, dhcp, slaac, or ADDRESS::GATEWAY:NETMASK as Linux has it");
 const GATEWAY: Senseless = Senseless("gw= takes an address, one of IPv4 and one of IPv6");
 const DNS: Senseless = Senseless("dns= takes an address, once");
 const NET: Senseless = Senseless("net= takes the number of a network device, from 0");
@@ -74,8 +77,15 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Takes a word: `ip=ADDRESS/PREFIX` (of IPv4 or IPv6, any number of times), `ip=dhcp`, `gw=ADDRESS`, `dns=ADDRESS`, `net=N`,
-    /// `queues=N`, `offloads=on|off`. Whether it was one of these.
+    /// Whether to ask routers for an address of IPv6: where it is waited for, and where nothing is given but DHCP gives all.
+    #[must_use]
+    pub fn asks_routers(&self) -> bool {
+        let is_given = self.addresses.iter().any(|(address, _)| address.is_ipv6());
+        self.slaac || self.dhcp && !is_given && !self.gateways.iter().any(IpAddr::is_ipv6)
+    }
+
+    /// Takes a word: `ip=ADDRESS/PREFIX` (of IPv4 or IPv6, any number of times), `ip=dhcp`, `ip=slaac`, `gw=ADDRESS`,
+    /// `dns=ADDRESS`, `net=N`, `queues=N`, `offloads=on|off`. Whether it was one of these.
     ///
     /// # Errors
     /// It was, but its value makes no sense.
@@ -101,6 +111,10 @@ impl Settings {
     fn set_address(&mut self, value: &str) -> Option<()> {
         if matches!(value, "dhcp" | "on" | "any") {
             self.dhcp = true;
+            return Some(());
+        }
+        if value == "slaac" {
+            self.slaac = true;
             return Some(());
         }
         let (address, prefix) = match value.split_once('/') {
