@@ -187,12 +187,13 @@ done
 "$ringlet" run netbench --io-engine "$engine" --net passt -- tcp-rr --duration 1 "$@"
 "#;
 
-/// What a guest says that looks a name up with the host's resolver at this address, and its exit code.
-fn look_up(engine: &str, resolver: &str, args: &[&str]) -> (String, Option<i32>) {
+/// What a script says, which is run in an empty folder and a network of its own, and its exit code.
+fn in_a_network(script: &str, args: &[&str]) -> (String, Option<i32>) {
     let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("pattern"), pattern(300_000)).unwrap();
     let output = Command::new("timeout")
-        .args(["300", "unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", LOOKUP, "sh"])
-        .args([env!("CARGO_BIN_EXE_ringlet"), engine, resolver])
+        .args(["300", "unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_ringlet"))
         .args(args)
         .current_dir(folder.path())
         .stdin(Stdio::null())
@@ -200,6 +201,11 @@ fn look_up(engine: &str, resolver: &str, args: &[&str]) -> (String, Option<i32>)
         .expect("unshare and timeout are there");
     let said = [&output.stdout[..], &output.stderr].concat();
     (String::from_utf8_lossy(&said).into_owned(), output.status.code())
+}
+
+/// What a guest says that looks a name up with the host's resolver at this address, and its exit code.
+fn look_up(engine: &str, resolver: &str, args: &[&str]) -> (String, Option<i32>) {
+    in_a_network(LOOKUP, &[&[engine, resolver], args].concat())
 }
 
 #[test]
@@ -226,4 +232,98 @@ fn a_guest_asks_a_resolver_that_is_on_a_loopback_address() {
 fn sec_03_the_address_of_the_resolver_is_of_no_other_service() {
     let (said, code) = look_up("epoll", "127.0.0.53", &["--to", "10.0.2.3", "--port", "53"]);
     assert!(said.contains("netbench: failed") && code != Some(0), "{code:?} {said}");
+}
+
+/// A network with IPv6: the host is fd99::1 on an interface that leads everywhere. $1 is ringlet, $2 the engine.
+const WITH_IPV6: &str = r#"
+ringlet=$1 engine=$2
+shift 2
+ip link set lo up
+ip link add lan0 type veth peer name lan1
+ip link set lan1 up
+ip link set lan0 up
+ip address add fd99::1/64 dev lan0 nodad
+ip route add default via fd99::2 dev lan0
+until grep -q " 20 .. *lan0" /proc/net/if_inet6; do
+    sleep 0.05
+done
+"#;
+
+/// Asks the guest `http` at the addresses $3, which are between spaces; the rest are arguments of the guest.
+const ASK: &str = r#"
+addresses=$1
+shift
+"$ringlet" run http --io-engine "$engine" --net "passt,publish=8080:80,publish=[::1]:8081:80" -- "$@" >guest.log 2>&1 &
+guest=$!
+trap 'kill $guest' EXIT
+until grep -q "ready on port 80" guest.log; do
+    kill -0 $guest || { cat guest.log; exit 99; }
+    sleep 0.05
+done
+cat guest.log
+for address in $addresses; do
+    curl --globoff --silent --show-error --fail --max-time 60 --noproxy '*' "http://$address/bytes/300000" |
+        cmp - pattern && echo "$address answers"
+done
+"#;
+
+/// Runs the guest `netbench` beside servers at fd99::1 and ::1. All arguments behind $2 are the guest's.
+const ASKED: &str = r#"
+socat TCP6-LISTEN:5001,bind=[fd99::1],reuseaddr,fork PIPE &
+one=$!
+socat TCP6-LISTEN:5001,bind=[::1],reuseaddr,fork EXEC:'touch reached' &
+other=$!
+trap 'kill $one $other' EXIT
+until [ "$(ss --listening --tcp --no-header | grep -c 5001)" = 2 ]; do
+    sleep 0.05
+done
+"$ringlet" run netbench --io-engine "$engine" --net passt -- tcp-rr --duration 1 "$@" ip=slaac
+status=$?
+[ ! -e reached ] || echo "the host's own loopback was reached"
+exit $status
+"#;
+
+#[test]
+fn curl_reaches_a_guest_by_ipv6() {
+    let script = [WITH_IPV6, ASK].concat();
+    for engine in ["uring", "epoll"] {
+        let addresses = ["127.0.0.1:8080", "[::1]:8080", "[::1]:8081", "[fd99::1]:8080"];
+        let (said, code) = in_a_network(&script, &[engine, &addresses.join(" "), "ip=slaac"]);
+        assert!(said.contains(", fd00:10:0:2:") && said.contains("10.0.2.15/24"), "{said}");
+        for address in addresses {
+            assert!(said.contains(&format!("{address} answers")), "{code:?} {said}");
+        }
+    }
+    // A guest that was told nothing.
+    let (said, code) = in_a_network(&script, &["uring", "[::1]:8080"]);
+    assert!(said.contains("[::1]:8080 answers"), "{code:?} {said}");
+}
+
+#[test]
+fn a_guest_reaches_by_ipv6_what_the_host_reaches() {
+    let (said, code) = in_a_network(&[WITH_IPV6, ASKED].concat(), &["uring", "--to", "fd99::1"]);
+    assert!(said.contains("netbench-result {\"ok\":true") && code == Some(0), "{code:?} {said}");
+}
+
+/// Neither directly, which the guest's own stack refuses but for addresses of IPv4 in IPv6, nor by the address of the gateway.
+#[test]
+fn sec_03_a_guest_does_not_reach_what_listens_on_the_loopback_address_of_ipv6() {
+    let dropped = "IP to ::ffff:127.0.0.1, which is on no link";
+    for (address, because) in
+        [("::ffff:127.0.0.1", dropped), ("::1", "netbench: failed"), ("fe80::2", "netbench: failed")]
+    {
+        let (said, code) = in_a_network(&[WITH_IPV6, ASKED].concat(), &["epoll", "--to", address]);
+        assert!(said.contains(because) && code != Some(0), "{address}: {code:?} {said}");
+        assert!(!said.contains("was reached") && !said.contains("\"ok\":true"), "{address}: {said}");
+    }
+}
+
+#[test]
+fn a_port_on_an_address_of_ipv6_is_refused_where_the_host_has_none() {
+    let script = r#"ip link set lo up; exec "$1" run http --net "passt,publish=[::1]:8080:80""#;
+    let (said, code) = in_a_network(script, &[]);
+    assert!(
+        said.contains("publish=[::1]:8080:80: the guest has no IPv6") && code == Some(125),
+        "{code:?} {said}"
+    );
 }

@@ -7,6 +7,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ringlet_io::net::eui64;
+
 use super::config::Mac;
 
 /// Bytes of a frame's beginning that are judged: enough for the longest IPv4 header and the ports behind it, or for
@@ -282,10 +284,7 @@ impl Filter {
 
     /// The address that an interface gives itself (RFC 4291, appendix A).
     fn link_local(&self) -> Option<Ipv6Addr> {
-        let Mac([a, b, c, d, e, f]) = self.mac?;
-        let group = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-        let universal = a ^ 2;
-        Some(Ipv6Addr::new(0xFE80, 0, 0, 0, group(universal, b), group(c, 0xFF), group(0xFE, d), group(e, f)))
+        self.mac.map(|Mac(mac)| eui64(Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 0), mac))
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod control;
 pub mod framing;
+mod host;
 mod ioctl;
 mod link;
 mod offloads;
@@ -36,9 +37,10 @@ use std::rc::Rc;
 use crate::lease::{Lease, MAX_PIECES};
 use crate::shard::ShardContext;
 
+pub use host::eui64;
 pub use ioctl::duplicate;
 pub use offloads::Offloads;
-pub use passt::{GATEWAY, GUEST, PasstError, PasstOptions};
+pub use passt::{GATEWAY, GUEST, NETWORK6, PasstError, PasstOptions};
 pub use publish::{Publish, Transport};
 pub use socket::{Socket, SocketError};
 pub use tap::{MAX_TAP_QUEUES, Tap};

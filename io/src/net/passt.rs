@@ -2,12 +2,14 @@
 //!
 //! Owns the process: it is started for one socket, is looked at until it serves, and ends with the socket. The network
 //! is the same on every host, so that nothing has to be told to a guest that asks by DHCP: its address is [`GUEST`], the
-//! gateway's [`GATEWAY`], and the resolver's 10.0.2.3. A guest reaches what the user who started it reaches, by IPv4, but for what listens
-//! on the loopback addresses of the host; of that, it reaches a resolver. Runs where a VM is assembled: starting takes some 20 ms.
+//! gateway's [`GATEWAY`], and the resolver's 10.0.2.3. Where IPv6 leads out of the host, it has one of [`NETWORK6`] too, which follows
+//! from its Ethernet address: router advertisements and DHCPv6 tell it the same. A guest reaches what the user who started it
+//! reaches, but for what listens on the loopback addresses of the host; of that, it reaches a resolver. Runs where a VM is
+//! assembled: starting takes some 20 ms.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,6 +23,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
 use super::framing::PREFIX;
+use super::host::{Host, eui64};
 use super::publish::{Publish, Transport};
 use super::socket::{Framing, Socket};
 use super::{MAX_FRAME, MIN_FRAME};
@@ -36,14 +39,18 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 /// Bits of these that are the network's.
 const NETWORK: u8 = 24;
+/// The network of 64 bits that the guest's address of IPv6 is in.
+pub const NETWORK6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x10, 0, 2, 0, 0, 0, 0);
+/// The gateway's address of IPv6: a router is known by the one of its link.
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 2);
+/// The least MTU that IPv6 works with (RFC 8200, section 5).
+const MIN_MTU6: u16 = 1280;
 /// The gateway's Ethernet address.
 const GATEWAY_MAC: &str = "02:00:0a:00:02:02";
 /// Whom the first question is from: nobody in particular, what the guest sends counts.
 const ASKER_MAC: [u8; 6] = [2, 0, 10, 0, 2, 15];
 
 const PROGRAM: &str = "passt";
-/// Where passt looks for the host's resolvers.
-const RESOLVERS: &str = "/etc/resolv.conf";
 /// The number of its end of the socket in the process.
 const NUMBER: i32 = 3;
 /// How long it may take to serve. A stop for what hangs.
@@ -61,6 +68,15 @@ pub enum PasstError {
          passt`"
     )]
     NotInstalled,
+    /// A port is to be published on an address of IPv6, which the guest does not have.
+    #[error(
+        "publish={0}: the guest has no IPv6; that takes a default route of IPv6 on the host (`ip -6 route`), and an MTU of \
+         {MIN_MTU6} or more"
+    )]
+    NoIpv6(
+        /// The port.
+        Publish,
+    ),
     /// It has ended, instead of serving.
     #[error("passt does not start ({status}): {said}{}", remedy(said))]
     Ended {
@@ -103,17 +119,20 @@ pub struct PasstOptions {
     pub publish: Vec<Publish>,
     /// Bytes of the largest packet that a guest is told of by DHCP; passt decides if absent.
     pub mtu: Option<u16>,
+    /// The guest's Ethernet address.
+    pub mac: [u8; 6],
 }
 
 impl PasstOptions {
-    fn arguments(&self, resolver_is_local: bool) -> Vec<String> {
+    fn arguments(&self, host: &Host) -> Result<Vec<String>, PasstError> {
         let fixed = format!(
-            "--foreground --quiet --fd {NUMBER} --ipv4-only --interface lo --address {GUEST} --netmask {NETWORK} \
-             --gateway {GATEWAY} --mac-addr {GATEWAY_MAC} --no-map-gw"
+            "--foreground --quiet --fd {NUMBER} --address {GUEST} --netmask {NETWORK} --gateway {GATEWAY} \
+             --mac-addr {GATEWAY_MAC} --no-map-gw"
         );
         let mut arguments: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
+        arguments.extend(self.families(host)?);
         // Elsewhere it would do harm: early versions have all answers of the host's first resolver come from this address.
-        if resolver_is_local {
+        if host.resolver_is_local {
             arguments.extend(["--dns-forward".to_owned(), RESOLVER.to_string()]);
         }
         if let Some(mtu) = self.mtu {
@@ -125,7 +144,22 @@ impl PasstOptions {
             let specs = if specs.is_empty() { vec!["none".to_owned()] } else { specs };
             arguments.extend(specs.into_iter().flat_map(|spec| [option.to_owned(), spec]));
         }
-        arguments
+        Ok(arguments)
+    }
+
+    /// Whether there is IPv6, and by which interface of the host. IPv4 needs none of them, but passt wants one.
+    fn families(&self, host: &Host) -> Result<Vec<String>, PasstError> {
+        let interface = host.ipv6.as_deref().filter(|_| self.mtu.is_none_or(|mtu| mtu >= MIN_MTU6));
+        if let Some(interface) = interface {
+            let (guest, gateway) = (eui64(NETWORK6, self.mac).to_string(), GATEWAY6.to_string());
+            let words = ["--interface", interface, "--address", &guest, "--gateway", &gateway];
+            return Ok(words.map(str::to_owned).into());
+        }
+        // passt would leave it out without a word.
+        match self.publish.iter().find(|port| port.address.is_some_and(|address| address.is_ipv6())) {
+            Some(port) => Err(PasstError::NoIpv6(*port)),
+            None => Ok(["--ipv4-only", "--interface", "lo"].map(str::to_owned).into()),
+        }
     }
 }
 
@@ -163,9 +197,7 @@ impl Socket {
     /// # Errors
     /// [`PasstError`].
     pub fn passt(options: &PasstOptions) -> Result<Self, PasstError> {
-        // Without the file there is no resolver.
-        let resolvers = read_at_most(RESOLVERS, SAID).unwrap_or_default();
-        start(PROGRAM, &options.arguments(has_local_resolver(&resolvers)))?.served()
+        start(PROGRAM, &options.arguments(&Host::now())?)?.served()
     }
 }
 
@@ -264,20 +296,6 @@ impl Starting {
             _ => "it does not say why; the system's log may".to_owned(),
         }
     }
-}
-
-/// Whether the first resolver of IPv4 of this file (resolv.conf(5)) is on a loopback address.
-fn has_local_resolver(file: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(file);
-    let address = |line: &str| line.strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok();
-    text.lines().find_map(address).is_some_and(|address: Ipv4Addr| address.is_loopback())
-}
-
-/// The beginning of a file.
-fn read_at_most(path: &str, len: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(len).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// A file in memory that cannot grow beyond [`SAID`] bytes, whatever is written.

@@ -52,18 +52,33 @@ fn a_program_that_ends_is_quoted() {
 }
 
 #[test]
-fn names_are_handed_on_where_the_host_asks_itself() {
-    for (file, local) in [
-        ("", false),
-        ("nameserver 192.0.2.1\nnameserver 127.0.0.1\n", false),
-        ("# systemd\noptions edns0\nnameserver 127.0.0.53\nnameserver 192.0.2.1\n", true),
-        ("nameserver ::1\nnameserver\t127.0.0.1 # it\n", true),
-        ("nameserver\nnameserver 127.0.0\n#nameserver 127.0.0.1\n\u{FFFD}", false),
-    ] {
-        assert_eq!(has_local_resolver(file.as_bytes()), local, "{file:?}");
-        let arguments = PasstOptions::default().arguments(local);
-        assert_eq!(arguments.contains(&"--dns-forward".to_owned()), local);
+fn it_is_told_of_ipv6_and_of_a_resolver_where_the_host_has_them() {
+    let options = PasstOptions { mac: [2, 0, 0, 0, 0, 7], ..PasstOptions::default() };
+    let words = |options: &PasstOptions, host: &Host| options.arguments(host).unwrap().join(" ");
+    let neither = words(&options, &Host::default());
+    assert!(
+        neither.contains("--ipv4-only --interface lo") && !neither.contains("--dns-forward"),
+        "{neither}"
+    );
+    let host = Host { resolver_is_local: true, ipv6: Some("eth0".to_owned()) };
+    let both = words(&options, &host);
+    assert!(both.contains("--interface eth0 --address fd00:10:0:2:0:ff:fe00:7 --gateway fe80::2"), "{both}");
+    assert!(both.contains("--dns-forward 10.0.2.3") && !both.contains("--ipv4-only"), "{both}");
+    // A packet of IPv6 has to fit.
+    for (mtu, is_without) in [(1279, true), (1280, false)] {
+        let words = words(&PasstOptions { mtu: Some(mtu), ..options.clone() }, &host);
+        assert_eq!(words.contains("--ipv4-only"), is_without, "{words}");
     }
+}
+
+#[test]
+fn a_port_on_an_address_of_ipv6_takes_ipv6() {
+    let publish = vec!["127.0.0.1:1:1".parse().unwrap(), "[::1]:8080:80".parse().unwrap()];
+    let options = PasstOptions { publish, ..PasstOptions::default() };
+    let refused = options.arguments(&Host::default()).unwrap_err().to_string();
+    assert!(refused.contains("publish=[::1]:8080:80") && refused.contains("ip -6 route"), "{refused}");
+    let host = Host { ipv6: Some("eth0".to_owned()), ..Host::default() };
+    assert!(options.arguments(&host).unwrap().contains(&"::1/8080:80".to_owned()));
 }
 
 #[test]
@@ -78,7 +93,7 @@ fn a_real_passt_tells_that_a_port_is_taken() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let publish = vec![format!("127.0.0.1:{port}:80").parse().unwrap()];
-    let error = real(&PasstOptions { publish, mtu: None }).unwrap_err().to_string();
+    let error = real(&PasstOptions { publish, ..PasstOptions::default() }).unwrap_err().to_string();
     assert!(error.contains(&port.to_string()) && error.contains("is the port in use"), "{error}");
 }
 

@@ -3,7 +3,7 @@
 //! Owns the syntax and its ranges; never opens anything.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::num::NonZero;
 use std::str::FromStr;
 
@@ -16,11 +16,12 @@ pub enum Transport {
     Udp,
 }
 
-/// A port of the host that leads to a port of the guest, written `[ADDRESS:]HOST:GUEST[/udp]`.
+/// A port of the host that leads to a port of the guest, written `[ADDRESS:]HOST:GUEST[/udp]`: an address of IPv6 in
+/// brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Publish {
     /// The host's address that is listened on; all if absent.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// The host's port.
     pub host: NonZero<u16>,
     /// The guest's port.
@@ -47,7 +48,9 @@ impl FromStr for Publish {
 
     fn from_str(text: &str) -> Result<Self, String> {
         parse(text).ok_or_else(|| {
-            format!("{text:?} is not [ADDRESS:]HOST:GUEST[/udp] with ports from 1 to 65535, such as 8080:80")
+            format!(
+                "{text:?} is not [ADDRESS:]HOST:GUEST[/udp] with ports from 1 to 65535, such as 8080:80 or [::1]:8080:80"
+            )
         })
     }
 }
@@ -60,10 +63,18 @@ fn parse(text: &str) -> Option<Publish> {
     };
     let (rest, guest) = ports.rsplit_once(':')?;
     let (address, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => (Some(address.parse().ok()?), host),
+        Some((address, host)) => (Some(parse_address(address)?), host),
         None => (None, rest),
     };
     Some(Publish { address, host: port(host)?, guest: port(guest)?, transport })
+}
+
+/// An address of IPv6 has colons of its own.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok().map(IpAddr::V4),
+    }
 }
 
 /// Digits only: `parse` takes a sign, too.
@@ -73,8 +84,10 @@ fn port(text: &str) -> Option<NonZero<u16>> {
 
 impl fmt::Display for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(address) = self.address {
-            write!(f, "{address}:")?;
+        match self.address {
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            None => {}
         }
         write!(f, "{}:{}", self.host, self.guest)?;
         f.write_str(if self.transport == Transport::Udp { "/udp" } else { "" })
@@ -87,13 +100,21 @@ mod tests {
 
     #[test]
     fn a_port_is_published_in_one_word() {
-        for text in ["8080:80", "127.0.0.1:8080:80", "5353:53/udp", "10.0.0.1:1:65535/udp"] {
+        for text in [
+            "8080:80",
+            "127.0.0.1:8080:80",
+            "5353:53/udp",
+            "10.0.0.1:1:65535/udp",
+            "[::1]:8080:80",
+            "[fd00::1]:1:2/udp",
+        ] {
             assert_eq!(text.parse::<Publish>().unwrap().to_string(), text);
         }
         assert_eq!("8080:80/tcp".parse::<Publish>().unwrap().to_string(), "8080:80");
         let spec = |text: &str| text.parse::<Publish>().unwrap().passt_spec();
         assert_eq!(spec("8080:80"), "8080:80");
         assert_eq!(spec("127.0.0.1:5353:53/udp"), "127.0.0.1/5353:53");
+        assert_eq!(spec("[::1]:8080:80"), "::1/8080:80");
     }
 
     #[test]
@@ -114,6 +135,10 @@ mod tests {
             "localhost:1:80",
             "1.2.3:1:80",
             "::1:1:80",
+            "[::1:1:80",
+            "[::1]80:80",
+            "[127.0.0.1]:1:80",
+            "[fe80::1%eth0]:1:80",
             "~1:80",
             "1-2:80",
             "1,2:80",

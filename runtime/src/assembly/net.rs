@@ -25,11 +25,11 @@ impl Interface {
     /// Opens the host's side. Waits for the kernel. `is_tenants`: the VM is one of a tenant's, with others beside it;
     /// `together`: limits of all interfaces.
     pub(super) fn open(config: &NetworkInterface, is_tenants: bool, together: &Together) -> Result<Self> {
-        let source = open(config)?;
         let mac = Mac(match config.guest_mac {
             Some(MacAddress(mac)) => mac,
             None => random_mac()?,
         });
+        let source = open(config, mac)?;
         let info = source.info();
         let own = info.mac.map_or(mac, Mac);
         let pinned = match &config.ringlet.anti_spoof {
@@ -78,7 +78,7 @@ impl Interface {
     }
 }
 
-fn open(config: &NetworkInterface) -> Result<NetSource> {
+fn open(config: &NetworkInterface, mac: Mac) -> Result<NetSource> {
     let extras = &config.ringlet;
     if let Some(name) = &config.host_dev_name {
         return Ok(NetSource::Tap(Tap::open(name, extras.queues)?));
@@ -87,7 +87,7 @@ fn open(config: &NetworkInterface) -> Result<NetSource> {
         return Ok(NetSource::Socket(Socket::connect(path)?));
     }
     if let Some(passt) = &extras.passt {
-        return Ok(NetSource::Socket(Socket::passt(&config.passt_options(passt))?));
+        return Ok(NetSource::Socket(Socket::passt(&config.passt_options(passt, mac))?));
     }
     let descriptor = |fd: &i32| {
         let refused = |error| Error::config("fds", format!("descriptor {fd} cannot be used: {error}"));

@@ -35,7 +35,7 @@ fn sec_01_guests_of_tenants_send_from_their_own_ethernet_address_only() {
 fn descriptors_that_cannot_be_used_are_called_by_the_numbers_that_were_given() {
     let refused = |fds: &[RawFd]| {
         let interface = NetworkInterface::fds("net0", fds.iter().copied());
-        open(&interface).err().map(|error| error.to_string()).unwrap()
+        open(&interface, Mac([2, 0, 0, 0, 0, 1])).err().map(|error| error.to_string()).unwrap()
     };
     let (file, socket) = (File::open("/dev/null").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
     let (file, socket) = (file.as_raw_fd(), socket.as_raw_fd());

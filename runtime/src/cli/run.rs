@@ -57,7 +57,8 @@ pub(super) struct RunArgs {
     /// Give the VM a network interface (repeatable): `passt`, `tap=NAME`, `fd=N` or `socket=PATH`, then options, each after a comma
     ///
     /// passt is a user-mode network of its own, by the program passt(1): no privilege is needed. The guest's address is
-    /// 10.0.2.15 by DHCP; publish=[ADDRESS:]HOST:GUEST[/udp] (repeatable) lets a port of the host lead to one of the guest.
+    /// 10.0.2.15 by DHCP, and one in fd00:10:0:2::/64 if the host has IPv6; publish=[ADDRESS:]HOST:GUEST[/udp] (repeatable; an
+    /// address of IPv6 in brackets) lets a port of the host lead to one of the guest.
     /// tap=NAME is a tap of the host; it is made if there is none, which takes CAP_NET_ADMIN, and then goes with the VM.
     /// fd=N is the open descriptor of a tap, or of a connected Unix socket; fd=N:N… one for each pair of queues.
     /// socket=PATH (or passt=PATH) is a Unix stream socket that speaks the protocol of passt and QEMU.

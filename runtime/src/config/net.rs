@@ -96,8 +96,9 @@ impl Default for NetExtras {
     }
 }
 
-/// A user-mode network: the guest, whose address is 10.0.2.15 by DHCP, reaches by IPv4 what this user reaches, but for the
-/// loopback addresses of the host; the host reaches what is published. DHCP tells of the host's resolvers, and one on a loopback
+/// A user-mode network: the guest, whose address is 10.0.2.15 by DHCP, reaches what this user reaches, but for the
+/// loopback addresses of the host; the host reaches what is published. If the host has a default route of IPv6, so has the
+/// guest, with an address in fd00:10:0:2::/64 that routers and DHCPv6 tell. DHCP tells of the host's resolvers, and one on a loopback
 /// address of the host answers at 10.0.2.3.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -318,9 +319,9 @@ impl NetworkInterface {
         self
     }
 
-    /// What its passt is told.
-    pub(crate) fn passt_options(&self, passt: &Passt) -> PasstOptions {
-        PasstOptions { publish: passt.publish.clone(), mtu: self.mtu }
+    /// What its passt is told, of a guest with this Ethernet address.
+    pub(crate) fn passt_options(&self, passt: &Passt, mac: Mac) -> PasstOptions {
+        PasstOptions { publish: passt.publish.clone(), mtu: self.mtu, mac: mac.0 }
     }
 
     /// The limits that the interface's level is to have: what is received is read, what is sent is written.
