@@ -13,6 +13,7 @@ use super::buffer::{Data, Pending, RoomFor, Unfit};
 use super::credit::Credit;
 use super::flaw::Flaw;
 use super::host::ConnectError;
+use super::owed::Owed;
 use super::packet::{HOST_CID, Header, NO_MORE_RECEIVED, NO_MORE_SENT, Op, STREAM};
 use super::peer::{Caller, Placed};
 use super::table::Pair;
@@ -53,30 +54,6 @@ impl Drop for Job {
     }
 }
 
-/// Packets without data that are to be sent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Owed(u16);
-
-impl Owed {
-    /// In the order in which they are sent.
-    const ORDER: [Op; 6] =
-        [Op::Request, Op::Response, Op::CreditUpdate, Op::CreditRequest, Op::Shutdown, Op::Reset];
-
-    fn add(&mut self, op: Op) {
-        self.0 |= 1 << op.number();
-    }
-
-    fn has(self, op: Op) -> bool {
-        self.0 >> op.number() & 1 == 1
-    }
-
-    fn take(&mut self) -> Option<Op> {
-        let op = Self::ORDER.into_iter().find(|op| self.has(*op))?;
-        self.0 &= !(1 << op.number());
-        Some(op)
-    }
-}
-
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -84,6 +61,10 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) credit: Credit,
     pub(super) stream: Option<Rc<Placed>>,
+    /// The socket once it is over, if there is something in it that nobody has taken.
+    left: Option<Rc<Placed>>,
+    /// There was data for the socket.
+    has_sent: bool,
     /// It has its place among those that have turns.
     pub(super) queued: bool,
     /// Sees to the socket, and to the time that the guest has.
@@ -99,7 +80,7 @@ pub(super) struct Connection {
     /// What the guest has said will not come any more, and what it was told will not.
     ended_there: u32,
     ended_here: u32,
-    /// What is counted for it.
+    /// What is counted for it, behind its sockets because it is given back after them.
     _window: Window,
 }
 
@@ -110,6 +91,8 @@ impl Connection {
             phase,
             credit: Credit::new(window.bytes()),
             stream: None,
+            left: None,
+            has_sent: false,
             queued: false,
             watcher: None,
             waker: None,
@@ -156,12 +139,20 @@ impl Connection {
             && self.ended_here & NO_MORE_SENT == 0
     }
 
+    /// Sends as much as its socket takes, as if it came from the guest.
+    #[cfg(test)]
+    pub(super) fn fill_for_test(&mut self) {
+        self.has_sent = true;
+        while let Some(Ok(Some(_))) = self.stream.as_ref().map(|stream| stream.send_bytes(&[7; 4096])) {}
+    }
+
     /// The end, of which the guest is told.
     pub(super) fn end(&mut self, error: ConnectError) {
         if let Phase::Requested(caller) = replace(&mut self.phase, Phase::Ended) {
             caller.refuse(error);
         }
-        (self.stream, self.watcher, self.waker) = (None, None, None);
+        self.close();
+        (self.watcher, self.waker) = (None, None);
         self.pending = Pending::default();
         self.owed = Owed::default();
         self.owe(Op::Reset);
@@ -170,9 +161,24 @@ impl Connection {
     /// Nobody is at the other end of the socket any more: closes it. The guest is to be told, and answers with a reset.
     fn leave(&mut self) {
         self.ended_here = BOTH;
-        self.stream = None;
+        self.close();
         self.pending = Pending::default();
         self.wake();
+    }
+
+    /// Closes the socket; or ends it only, as long as the kernel keeps in it what the guest has sent.
+    fn close(&mut self) {
+        let Some(stream) = self.stream.take().filter(|_| self.has_sent) else { return };
+        // An error is one of a socket that is no more.
+        if stream.keep_at_most(0).is_ok() && stream.keeps_much() {
+            stream.end_both();
+            self.left = Some(stream);
+        }
+    }
+
+    /// Whether there is still something in its socket that nobody has taken, after its end.
+    pub(super) fn lingers(&self) -> bool {
+        self.left.as_ref().is_some_and(|stream| stream.keeps_much())
     }
 
     /// Whether all that is left is the guest's answer to the end.
@@ -242,6 +248,7 @@ impl Connection {
         }
         let Some(stream) = self.stream.clone().filter(|_| len > 0) else { return Ok(()) };
         let mut gone = 0;
+        self.has_sent = true;
         if self.pending.is_empty() {
             match data.send(&stream, len)? {
                 Ok(count) => gone = count,

@@ -17,6 +17,7 @@ use super::config::VsockOptions;
 use super::connection::Job;
 use super::event::{Events, tell};
 use super::host::VsockSource;
+use super::linger::see_to_what_lingers;
 use super::packet::{MAX_CID, MIN_CID};
 use super::receive::Receiver;
 use super::switch::Switch;
@@ -63,7 +64,10 @@ impl VsockDevice {
         let acceptor = listener.map(|listener| listener.attach()).transpose()?;
         let calls_out = path.is_some();
         let switch = Switch::new(cx, owner, options, (door, path, descriptors), metrics);
-        let mut jobs = vec![switch.spawn(take_over(Rc::clone(&switch), commands))];
+        let mut jobs = vec![
+            switch.spawn(take_over(Rc::clone(&switch), commands)),
+            switch.spawn(see_to_what_lingers(Rc::clone(&switch))),
+        ];
         if let Some(acceptor) = acceptor {
             jobs.push(switch.spawn(accept(Rc::clone(&switch), acceptor)));
         }

@@ -23,7 +23,8 @@ use super::window::Window;
 impl Switch {
     /// The window of a new connection; `None`: there may be no more.
     fn admit(&self) -> Option<Window> {
-        if self.table.borrow().is_full(self.retiring.count()) {
+        self.lingering.make_room();
+        if self.table.borrow().is_full(self.retiring.count() + self.lingering.count()) {
             return None;
         }
         self.windows.take()
@@ -69,14 +70,14 @@ impl Switch {
 
     /// A connection from port 9 of a guest that takes all there is.
     #[cfg(test)]
-    pub(super) fn open_for_test(self: &Rc<Self>, stream: Stream) {
-        let Some(window) = self.admit() else { return };
+    pub(super) fn open_for_test(self: &Rc<Self>, stream: Stream) -> Option<Id> {
+        let window = self.admit()?;
         let host = self.table.borrow_mut().free_port(9);
         let mut connection = Connection::new(Pair { guest: 9, host }, Phase::Open, window);
-        let Some(descriptor) = self.descriptors.try_take() else { return };
+        let descriptor = self.descriptors.try_take()?;
         self.give(&mut connection, Placed { stream, descriptor });
         assert_eq!(connection.credit.hear(u32::MAX, 0), Ok(()));
-        self.insert(connection, None);
+        Some(self.insert(connection, None))
     }
 
     fn watch(self: &Rc<Self>, id: Id) {
@@ -111,7 +112,7 @@ impl Switch {
         }
         connection.end(ConnectError::NoDriver);
         drop(table);
-        drop(self.remove(id));
+        self.remove(id);
     }
 
     /// The guest has had its time to answer the end of a connection; false if it has not been told of it yet.

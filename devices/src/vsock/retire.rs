@@ -49,6 +49,7 @@ impl Switch {
         }
         let retiring = self.retiring.clone();
         retiring.0.set(retiring.0.get() + connections.len());
+        let lingering = self.lingering.clone();
         let (budget, mut batch) = (self.budget(), Batch { connections, retiring });
         // Not a job of the device's: it goes on when the device is gone.
         drop(self.cx.spawn(&self.owner, async move {
@@ -56,6 +57,7 @@ impl Switch {
                 budget.spend().await;
                 let Some(mut connection) = batch.next() else { return };
                 connection.end(error);
+                lingering.take(connection);
             }
         }));
     }

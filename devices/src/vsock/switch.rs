@@ -21,6 +21,7 @@ use super::config::VsockOptions;
 use super::connection::{After, Connection, Job, Phase};
 use super::flaw::{Flaw, judge};
 use super::host::{ConnectError, Door};
+use super::linger::Lingering;
 use super::packet::{HEADER, Header, Op};
 use super::retire::Retiring;
 use super::table::{Id, Pair, Table};
@@ -55,6 +56,7 @@ pub(super) struct Switch {
     /// The next packet is an answer, if there is one.
     replies_first: Cell<bool>,
     pub(super) retiring: Retiring,
+    pub(super) lingering: Lingering,
     failures: LogLimit,
 }
 
@@ -93,6 +95,7 @@ impl Switch {
             replies: RefCell::default(),
             replies_first: Cell::new(false),
             retiring: Retiring::default(),
+            lingering: Lingering::default(),
             failures: LogLimit::default(),
         })
     }
@@ -123,10 +126,11 @@ impl Switch {
         self.metrics.connection_resets.inc(reason);
     }
 
-    pub(super) fn remove(&self, id: Id) -> Option<Connection> {
-        let removed = self.table.borrow_mut().remove(id)?;
+    /// Removes a connection that is over.
+    pub(super) fn remove(&self, id: Id) {
+        let Some(removed) = self.table.borrow_mut().remove(id) else { return };
         self.metrics.connections.dec();
-        Some(removed)
+        self.lingering.take(removed);
     }
 
     /// Gives a connection a turn, if it has anything to send.
@@ -191,7 +195,7 @@ impl Switch {
             match turn {
                 Ok(Some(header)) => {
                     if header.op == Op::Reset.number() {
-                        drop(self.remove(id));
+                        self.remove(id);
                     }
                     self.replies_first.set(true);
                     return self.write(ram, chain, header);
@@ -258,7 +262,7 @@ impl Switch {
                 }
                 connection.end(ConnectError::Refused);
                 drop(table);
-                drop(self.remove(id));
+                self.remove(id);
                 return Ok(());
             }
         }
@@ -335,6 +339,7 @@ impl Switch {
     pub(super) fn close(&self) {
         let gone = self.table.borrow_mut().take_all(|_| true);
         self.gone(gone, ConnectError::Ended);
+        self.retire(self.lingering.end(), ConnectError::Ended);
     }
 
     fn gone(&self, connections: Vec<Connection>, error: ConnectError) {

@@ -134,6 +134,17 @@ impl Stream {
         self.end(Shutdown::Read);
     }
 
+    /// Ends both halves.
+    pub fn end_both(&self) {
+        self.end(Shutdown::Both);
+    }
+
+    /// Whether the kernel keeps much of what was sent and not received yet: more than a fourth of what it keeps at most. Nothing
+    /// of it is left once the peer is gone.
+    pub fn keeps_much(&self) -> bool {
+        !poll_now(&self.fd, PollFlags::OUT).contains(PollFlags::OUT)
+    }
+
     /// Whether the peer neither sends nor receives any more.
     pub fn has_hung_up(&self) -> bool {
         poll_now(&self.fd, PollFlags::empty()).intersects(PollFlags::HUP | PollFlags::ERR)

@@ -15,6 +15,7 @@ on_both_engines!(
     what_was_peeked_is_still_there,
     the_end_of_both_directions_is_told_apart_from_that_of_one,
     sec_02_what_nobody_receives_is_bounded,
+    what_is_kept_for_a_peer_is_seen_until_it_is_taken,
 );
 
 fn ram() -> GuestRam {
@@ -151,6 +152,28 @@ fn sec_02_what_nobody_receives_is_bounded(engine: EngineKind) {
             }
             let most = 3 * bound as usize;
             assert!((bound as usize / 4..=most).contains(&kept), "{kept} bytes of {bound}");
+        }
+    });
+}
+
+fn what_is_kept_for_a_peer_is_seen_until_it_is_taken(engine: EngineKind) {
+    on_shard(engine, |_| async {
+        for is_received in [true, false] {
+            let (stream, mut peer) = pair();
+            stream.send_bytes(&[7; 10_000]).unwrap().unwrap();
+            assert!(!stream.keeps_much(), "it may keep far more");
+            stream.keep_at_most(0).unwrap();
+            assert!(stream.keeps_much());
+            stream.end_both();
+            assert!(stream.keeps_much());
+            assert_eq!(peer.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            if is_received {
+                let mut bytes = Vec::new();
+                assert_eq!(peer.read_to_end(&mut bytes).unwrap(), 10_000);
+            } else {
+                drop(peer);
+            }
+            assert!(!stream.keeps_much());
         }
     });
 }
