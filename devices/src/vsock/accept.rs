@@ -21,22 +21,22 @@ use super::switch::Switch;
 /// How long nobody is accepted if the host has no descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections, and connects each to where it wants to go.
+/// Accepts connections, and connects each to where it wants to go. Not while the VM may begin nothing: whoever connects uses its
+/// time, and waits in the kernel's queue until it has some.
 pub(super) async fn accept(switch: Rc<Switch>, acceptor: Acceptor) {
     let budget = switch.budget();
     let mut greetings = Greetings::default();
     loop {
+        budget.begin().await;
         tokio::select! {
             biased;
             Some(greeted) = greetings.next() => {
                 if let Ok(greeted) = greeted {
-                    budget.spend().await;
                     greeted.connect(&switch);
                 }
             }
             accepted = acceptor.accept() => match accepted.and_then(Stream::new) {
                 Ok(stream) => {
-                    budget.spend().await;
                     if let Some(descriptor) = make_room(&switch, &budget, &mut greetings).await {
                         greetings.add(switch.cx.timer().clone(), Placed { stream, descriptor });
                     }
@@ -74,7 +74,7 @@ async fn make_room(switch: &Rc<Switch>, budget: &Budget, greetings: &mut Greetin
         };
         match over {
             Some(Ok(greeted)) => {
-                budget.spend().await;
+                budget.begin().await;
                 greeted.connect(switch);
             }
             // Its place, which nobody else has had meanwhile.
@@ -112,7 +112,7 @@ pub(super) async fn take_over(switch: Rc<Switch>, mut commands: mpsc::Receiver<C
 pub(super) async fn connect_out(switch: Rc<Switch>) {
     let (budget, connector) = (switch.budget(), Connector::default());
     loop {
-        budget.spend().await;
+        budget.begin().await;
         match switch.next_wanted() {
             Some((id, path)) => {
                 let socket = connector.connect(path).await;

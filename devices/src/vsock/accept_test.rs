@@ -216,6 +216,24 @@ fn sec_02_many_silent_ones_keep_nobody_out() {
     assert!((2 * GREETINGS..=2 * GREETINGS + 1).contains(&closed), "{closed}: no more wait than may");
 }
 
+/// They use the time of the VM's event loop, and a VM that owes some has them wait.
+#[test]
+fn sec_02_nobody_is_accepted_while_the_vm_has_no_cpu_time() {
+    let share = DescriptorShare::unlimited();
+    let mut place = place_taking(options(), share.clone());
+    place.bench.rig.settle();
+    place.bench.rig.take_cpu_time();
+    let clients: Vec<_> = (0..20).map(|_| place.client(b"CONNECT 7\n")).collect();
+    place.bench.rig.settle();
+    assert!(share.used() <= 1, "{} are accepted", share.used());
+    assert_eq!(place.bench.connections(), 0);
+    place.bench.rig.give_cpu_time();
+    for _ in &clients {
+        assert_eq!(place.bench.expect(Op::Request).0, 7);
+    }
+    assert_eq!((share.used(), place.bench.connections()), (20, 20));
+}
+
 /// A socket and a place for it, and the other end.
 fn placed() -> (Placed, UnixStream) {
     let (ours, client) = UnixStream::pair().unwrap();
