@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 /// Why a file could not be read.
 #[derive(Debug)]
@@ -17,7 +18,10 @@ pub(crate) enum FileError {
 /// The whole content of the regular file at `path`, which has at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     // Looked at before it is opened: opening a device may already do something, and a FIFO's open waits.
-    let stat = rustix::fs::stat(path).map_err(|errno| FileError::Io("cannot be found", errno.into()))?;
+    let stat = rustix::fs::stat(path).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR => FileError::Io("cannot be found", errno.into()),
+        _ => FileError::Io("cannot be looked at", errno.into()),
+    })?;
     check_regular(FileType::from_raw_mode(stat.st_mode))?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let fd = rustix::fs::open(path, flags, Mode::empty())

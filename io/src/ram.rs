@@ -47,7 +47,7 @@ impl Backing {
     /// What an error is likely to be about.
     const fn hint(self) -> &'static str {
         match self {
-            Self::Pages4K => "",
+            Self::Pages4K => " (is there less memory than that, or a limit on addresses, `ulimit -v`?)",
             Self::Huge2M => " (are enough huge pages free? `sysctl -w vm.nr_hugepages=N` makes N of 2 MiB)",
         }
     }

@@ -69,7 +69,7 @@ pub trait Service: 'static {
 #[non_exhaustive]
 pub enum ShardError {
     /// Its thread could not be created.
-    #[error("shard {index}: no thread: {source}")]
+    #[error("shard {index}: no thread: {source}. Is the limit on threads reached (`ringlet check`)?")]
     Thread {
         /// The shard's number.
         index: u32,

@@ -57,13 +57,32 @@ pub enum BindError {
     #[error("{0} exists and is no socket; it was left alone")]
     NotASocket(Endpoint),
     /// The operating system refused.
-    #[error("cannot listen on {endpoint}: {source}")]
+    #[error("cannot listen on {endpoint}: {source}{}", remedy(endpoint, source))]
     Os {
         /// What was asked for.
         endpoint: Endpoint,
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn remedy(endpoint: &Endpoint, error: &io::Error) -> &'static str {
+    match (endpoint, error.kind()) {
+        (Endpoint::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            "; give a port that needs no privilege, from net.ipv4.ip_unprivileged_port_start on"
+        }
+        (Endpoint::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
+            "; give an address of this host, or 0.0.0.0 for all"
+        }
+        (Endpoint::Unix(_), io::ErrorKind::PermissionDenied) => {
+            "; give a path in a folder that this user may write to"
+        }
+        (Endpoint::Unix(_), io::ErrorKind::NotFound) => {
+            "; its folder is not there: make it, or give another path"
+        }
+        (Endpoint::Unix(_), io::ErrorKind::InvalidInput) => "; give a path of at most 107 bytes",
+        _ => "",
+    }
 }
 
 impl FromStr for Endpoint {

@@ -36,6 +36,18 @@ fn sec_13_an_address_in_an_error_is_escaped() {
 }
 
 #[test]
+fn what_cannot_be_listened_on_is_told_with_a_remedy() {
+    // An address for documentation: no host has it.
+    let elsewhere = Endpoint::Tcp(([203, 0, 113, 1], 9090).into());
+    assert!(elsewhere.bind().unwrap_err().to_string().contains("an address of this host"));
+    let without_folder = Endpoint::Unix("/nonexistent/m.sock".into());
+    assert!(without_folder.bind().unwrap_err().to_string().contains("its folder is not there"));
+    let long = Endpoint::Unix(format!("/tmp/{}", "x".repeat(108)).into());
+    let error = long.bind().unwrap_err().to_string();
+    assert!(error.contains("at most 107 bytes"), "{error}");
+}
+
+#[test]
 fn port_zero_is_resolved() {
     let listener = Endpoint::Tcp((Ipv4Addr::LOCALHOST, 0).into()).bind().unwrap();
     let Endpoint::Tcp(address) = listener.endpoint().unwrap() else { panic!("not TCP") };

@@ -104,7 +104,8 @@ pub enum PasstError {
 fn remedy(said: &str) -> &'static str {
     let said = said.to_ascii_lowercase();
     if said.contains("bind") || said.contains("listen") {
-        return "; is the port in use (`ss -lntu`), or below net.ipv4.ip_unprivileged_port_start?";
+        return "; is the port in use (`ss -lntu`), or below net.ipv4.ip_unprivileged_port_start, or the address \
+                none of this host?";
     }
     if said.contains("namespace") {
         return "; it sandboxes itself, which takes user name spaces: `ringlet check` tells how to allow them";

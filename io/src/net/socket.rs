@@ -61,6 +61,7 @@ fn connect_remedy(error: &io::Error) -> &'static str {
             "; nobody listens there (any more): start the peer, `passt --socket PATH`"
         }
         io::ErrorKind::PermissionDenied => "; give this user the right to write it",
+        io::ErrorKind::InvalidFilename => "; give a path of at most 107 bytes",
         _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => "; it is no stream socket",
         _ => "",
     }

@@ -41,7 +41,8 @@ pub enum TapError {
     /// It belongs to another user or group.
     #[error(
         "tap {name}: it is another user's, and using it takes CAP_NET_ADMIN: as root, `ip tuntap list` tells \
-         whose; make one with `user NAME`"
+         whose; `{}` makes another one",
+        add("NAME", false)
     )]
     NotOurs {
         /// The tap.
@@ -49,9 +50,8 @@ pub enum TapError {
     },
     /// There is an interface of this name, but it is no tap, or not one with as many queues.
     #[error(
-        "tap {name}: the interface of this name is no tap{}: as root, `ip link delete {name}`, then `{}`, or \
-         choose another name", if *multi_queue { ", or one that has only one queue" } else { "" },
-        add(name, *multi_queue)
+        "tap {name}: the interface of this name is no tap{}: choose another name; as root, `{}` makes a tap",
+        if *multi_queue { ", or one that has only one queue" } else { "" }, add("NAME", *multi_queue)
     )]
     NoSuchTap {
         /// The tap.
@@ -113,7 +113,7 @@ pub enum TapError {
 /// The command that makes it.
 fn add(name: &str, multi_queue: bool) -> String {
     let queues = if multi_queue { " multi_queue" } else { "" };
-    format!("ip tuntap add dev {name} mode tap{queues} user NAME")
+    format!("ip tuntap add dev {name} mode tap{queues} user USER")
 }
 
 fn device_remedy(error: &io::Error) -> &'static str {

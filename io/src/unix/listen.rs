@@ -48,7 +48,7 @@ pub enum ListenError {
         path: PathBuf,
     },
     /// The kernel refuses.
-    #[error("socket {}: {call}: {source}", path.display())]
+    #[error("socket {}: {call}: {source}{}", path.display(), remedy(source))]
     Path {
         /// The socket's path.
         path: PathBuf,
@@ -73,6 +73,15 @@ pub enum ListenError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; its folder is not there: make it, or give another path",
+        io::ErrorKind::PermissionDenied => "; give a path in a folder that this user may write to",
+        io::ErrorKind::InvalidFilename => "; give a path of at most 107 bytes",
+        _ => "",
+    }
 }
 
 fn failed(call: &'static str) -> impl Fn(Errno) -> ListenError {

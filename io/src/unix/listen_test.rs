@@ -77,6 +77,14 @@ fn a_socket_that_was_left_behind_is_replaced() {
 }
 
 #[test]
+fn a_path_that_cannot_be_is_told_with_a_remedy() {
+    let error = Listener::bind("/nonexistent/v.sock").unwrap_err().to_string();
+    assert!(error.contains("its folder is not there"), "{error}");
+    let error = Listener::bind(format!("/tmp/{}", "x".repeat(108))).unwrap_err().to_string();
+    assert!(error.contains("at most 107 bytes"), "{error}");
+}
+
+#[test]
 fn a_socket_at_which_somebody_listens_is_refused_and_left_alone() {
     let (folder, path) = folder();
     let (listener, _file) = Listener::bind(&path).unwrap();
