@@ -22,11 +22,15 @@
 
 mod common;
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use common::guest::{Code, pattern};
 use common::{Host, block_on, on_both_engines, rounds, small, until_exits, until_output_is_full, within};
-use ringlet::{BootProtocol, CrashCause, Error, Outcome, Resources, Result, Vm, VmConfig, VmState};
+use ringlet::{
+    BootProtocol, CrashCause, Error, MAX_SHARDS, Outcome, Resources, Result, Runtime, RuntimeOptions, Vm,
+    VmConfig, VmState,
+};
 use ringlet_metrics::{ExitKind, OutcomeKind};
 
 /// An I/O port that reads without effect: a way to the host and back.
@@ -499,4 +503,11 @@ on_both_engines! {
         }
         assert_eq!(host.runtime.registry().runtime().created.get(), 0);
     }
+}
+
+#[test]
+fn more_event_loops_than_a_process_can_have_are_refused() {
+    let options = RuntimeOptions { shards: NonZero::new(MAX_SHARDS + 1), ..RuntimeOptions::default() };
+    let error = Runtime::new(options).unwrap_err().to_string();
+    assert_eq!(error, "shards: 257 is not in 1..=256");
 }

@@ -22,12 +22,16 @@ use crate::service::VmService;
 use crate::tenants::Tenants;
 use crate::vm::Vm;
 
+/// Most event-loop threads of a [`Runtime`]. Each takes a ring, a stack and a few mappings; where a process has no more
+/// of these, the standard library cannot start a thread without ending the process.
+pub const MAX_SHARDS: u32 = 256;
+
 /// How a [`Runtime`] is to be.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RuntimeOptions {
     /// The engine of the event loops.
     pub engine: EngineChoice,
-    /// Number of event-loop threads; by default one for every two CPUs, at least one.
+    /// Number of event-loop threads; 1 to [`MAX_SHARDS`]; by default one for every two CPUs.
     pub shards: Option<NonZero<u32>>,
     /// What the disks of all VMs may use together. Has no weight.
     pub disk_limits: DiskLimits,
@@ -69,10 +73,13 @@ pub(crate) struct Inner {
 impl Runtime {
     /// Starts a runtime on this host's KVM.
     pub fn new(options: RuntimeOptions) -> Result<Self> {
+        let count = options.shards.map_or_else(default_shards, NonZero::get);
+        if count > MAX_SHARDS {
+            return Err(Error::config("shards", format!("{count} is not in 1..={MAX_SHARDS}")));
+        }
         let registry = Registry::new();
         let engine = ringlet_io::select(options.engine)?;
         let host = Arc::new(Host::open()?);
-        let count = options.shards.map_or_else(default_shards, NonZero::get);
         let shards = (0..count)
             .map(|index| {
                 let metrics = registry.register_shard(index, engine.kind.as_str());
@@ -237,5 +244,5 @@ impl Inner {
 /// well, which costs a dozen system calls of every start.
 fn default_shards() -> u32 {
     let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
-    (cpus / 2).max(1)
+    (cpus / 2).clamp(1, MAX_SHARDS)
 }
