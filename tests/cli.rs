@@ -78,15 +78,17 @@ fn the_exit_status_is_125_if_ringlet_fails_and_the_message_says_why() {
     for (args, what) in [
         (&["run", "nonesuch"] as &[_], "nonesuch"),
         (&["run", "helo"], "did you mean `hello`?"),
-        (&["run", "./nonesuch"], "kernel_image_path: ./nonesuch: cannot be found"),
+        (&["run", "./nonesuch"], "image: ./nonesuch: cannot be found"),
         (&["run", "/etc/passwd"], "/etc/passwd"),
         (&["run", "/"], "/: "),
         (&["run", "hello", "--name", "a b"], "name"),
-        (&["run", "hello", "--initrd", "/nonesuch"], "initrd_path: /nonesuch: cannot be found"),
+        (&["run", "hello", "--initrd", "/nonesuch"], "--initrd: /nonesuch: cannot be found"),
         (&["run", "--config-file", "/nonesuch"], "/nonesuch"),
         (&["run", "--config-file", "README.md"], "README.md: is not JSON: expected value at line 1 column 1"),
         (&["run", "hello", "--outcome", "/nonesuch/file"], "--outcome /nonesuch/file"),
-        (&["run", "hello", "--metrics", "unix:/nonesuch/socket"], "/nonesuch/socket"),
+        (&["run", "hello", "--count", "2", "--initrd", "/nonesuch"], "--initrd: /nonesuch: cannot be found"),
+        (&["run", "hello", "--metrics", "unix:/nonesuch/socket"], "its folder is not there"),
+        (&["run", "hello", "--vsock", "uds=/nonesuch/socket"], "its folder is not there"),
         (&["run", "hello", "--cmdline", "a -- b"], "--"),
     ] {
         let finished = run(args).expect(125);
@@ -109,11 +111,16 @@ fn a_command_line_that_is_wrong_says_what_would_be_right_and_runs_nothing() {
         (&["run", "hello", "--count", "0"], "must be at least 1"),
         (&["run", "hello", "--io-engine", "kqueue"], "auto, uring, epoll"),
         (&["run", "hello", "--metrics", "9090"], "127.0.0.1:9090"),
-        (&["run", "hello", "extra"], "extra"),
+        (&["run", "hello", "--count", "many"], "must be at least 1"),
+        (&["run", "hello", "--shards", "0"], "1 to 256"),
+        (&["run", "hello", "--shards", "257"], "1 to 256"),
+        (&["run", "hello", "--disk", "nul"], "null[:SIZE]"),
+        (&["run", "hello", "extra"], "come after `--`"),
         (&["run", "hello", "--vcpus", "many"], "--vcpus"),
         (&["run", "hello", "--vcpus", "33"], "1..=32"),
         (&["run", "hello", "--memory", "1M"], "4M to 1T"),
         (&["start"], "start"),
+        (&["hello"], "`ringlet run hello`"),
     ] {
         let finished = run(args).expect(125);
         assert_eq!(finished.stdout, "", "{args:?}");
@@ -243,6 +250,7 @@ fn running_out_of_open_files_names_the_limit_and_the_remedy() {
         let finished = Running::of(child).finish().expect(125);
         let said = format!("The limit on open files is {limit}: raise it (`ulimit -n`)");
         assert!(finished.stderr.contains(&said), "{finished:?}");
+        assert!(finished.stderr.contains("a VM takes at least 24, and 40 with --vsock"), "{finished:?}");
     }
 }
 

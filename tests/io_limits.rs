@@ -314,7 +314,7 @@ fn a_hangup_takes_the_limits_of_the_configuration_file_anew() {
     running.until_said("the limits stay as they are");
     write("");
     running.signal(rustix::process::Signal::HUP);
-    running.until_said("1 limits changed");
+    running.until_said("1 limit changed");
     running.until_printed("blkbench-result");
     assert_eq!(running.status().code(), Some(0));
 }

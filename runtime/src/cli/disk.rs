@@ -101,7 +101,7 @@ fn apply(drive: &mut Drive, key: &str, value: Option<&str>) -> Result<(), String
 
 fn unknown_key(key: &str, value: Option<&str>) -> String {
     if key.is_empty() {
-        return "there is a comma too many".into();
+        return "it is empty, or there is a comma too many".into();
     }
     let alike = |known: &str| key.get(..3).is_some_and(|start| known.starts_with(start));
     let meant = KEYS.iter().find(|(known, others)| others.contains(&key) || alike(known));
@@ -111,8 +111,12 @@ fn unknown_key(key: &str, value: Option<&str>) -> String {
             format!("{key:?} looks like a file: say path={key}")
         }
         None => {
-            let known: Vec<_> = KEYS.iter().map(|(known, _)| *known).collect();
-            format!("there is no {key:?}; there are {}", known.join(", "))
+            let options: Vec<_> =
+                KEYS.iter().map(|(known, _)| *known).filter(|known| *known != "path").collect();
+            format!(
+                "there is no {key:?}; there are path=FILE, null[:SIZE] or memory:SIZE, and then {}",
+                options.join(", ")
+            )
         }
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn parse(text: &str) -> Result<LimitArg, String> {
 
 fn wants_value(part: &str) -> String {
     match part {
-        "" => "there is a comma too many".into(),
+        "" => "it is empty, or there is a comma too many".into(),
         key if KEYS.contains(&key) => format!("{key} needs a value: {key}=…"),
         key => unknown(key),
     }
@@ -158,13 +158,14 @@ fn microseconds(text: &str) -> Result<u64, String> {
 fn rate(text: &str, thousand: u64) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 =
-        digits.parse().map_err(|_| "not a number with or without a suffix, such as 10M".to_owned())?;
+        digits.parse().map_err(|_| "not a whole number with or without a suffix, such as 10M".to_owned())?;
     let power = match text.get(digits.len()..).unwrap_or_default() {
         "" => 0,
         "K" | "k" => 1,
         "M" | "m" => 2,
         "G" | "g" => 3,
         "T" | "t" => 4,
+        "KiB" | "MiB" | "GiB" | "TiB" if thousand == 1024 => return super::size::parse(text),
         other => return Err(format!("{other:?} is not one of the suffixes K, M, G, T")),
     };
     thousand.checked_pow(power).and_then(|unit| number.checked_mul(unit)).ok_or_else(|| "is too large".into())

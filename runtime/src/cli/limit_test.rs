@@ -56,6 +56,7 @@ fn disk_limits_count_bytes_by_1024_and_operations_by_1000() {
 #[test]
 fn buffers_are_counted_by_1024() {
     assert_eq!(limits(&["buffers.max=4M"]), Ok(LimitsConfig::default().buffers_max(4 << 20)));
+    assert_eq!(limits(&["buffers.max=4MiB"]), limits(&["buffers.max=4M"]));
     assert_eq!(limits(&["buffers.max=4M", "buffers.max=max"]), Ok(LimitsConfig::default()));
 }
 
@@ -73,9 +74,10 @@ fn mistakes_are_explained() {
         ("cpu.max=1500ns", "microseconds"),
         ("cpu.weight=-1", "from 1 to 10000"),
         ("disk.bps=10X", "suffixes"),
-        ("disk.bps=1.5M", "not a number"),
+        ("disk.bps=1.5M", "not a whole number"),
         ("disk.iops=99999999999T", "too large"),
-        ("buffers.max=much", "not a number"),
+        ("disk.iops=1MiB", "suffixes"),
+        ("buffers.max=much", "not a whole number"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(what), "{text}: {error}");

@@ -23,10 +23,13 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use ringlet::{check, images};
 use ringlet_metrics::Escaped;
+
+use supervise::{LEAST_OPEN_FILES, SOCKET_OPEN_FILES};
 
 /// What every part of the command fails with: a message for the user.
 type CliResult<T> = Result<T, Box<dyn std::error::Error>>;
@@ -108,8 +111,10 @@ fn advice(error: &str) -> String {
         return String::new();
     }
     let limit = supervise::open_files_limit().map_or("unlimited".into(), |limit| limit.to_string());
+    let (least, with_socket) = (LEAST_OPEN_FILES, LEAST_OPEN_FILES + SOCKET_OPEN_FILES);
     format!(
-        ". The limit on open files is {limit}: raise it (`ulimit -n`); `ringlet check` tells how many VMs it allows"
+        ". The limit on open files is {limit}: raise it (`ulimit -n`); a VM takes at least {least}, and {with_socket} \
+         with --vsock; `ringlet check` tells how many VMs it allows"
     )
 }
 
@@ -121,10 +126,34 @@ fn refuse(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut stderr = io::stderr().lock();
-    for line in error.render().to_string().lines() {
+    let text = error.render().to_string();
+    for line in text.lines() {
         let _ = writeln!(stderr, "{}", Escaped(line));
     }
+    if let Some(tip) = tip(error, &text) {
+        let _ = writeln!(stderr, "\n  tip: {tip}");
+    }
     ExitCode::from(FAILED)
+}
+
+/// What may have been meant, where the parser cannot know it. `text` is what it says.
+fn tip(error: &clap::Error, text: &str) -> Option<String> {
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let word = word(ContextKind::InvalidSubcommand)?;
+            let image = images::IMAGES.iter().find(|image| image.name == word)?;
+            Some(format!("`ringlet run {}` runs the image of that name", image.name))
+        }
+        ErrorKind::UnknownArgument if text.contains("[-- <ARGS>...]") => {
+            let is_word = !word(ContextKind::InvalidArg)?.starts_with('-');
+            is_word.then(|| "words for the guest come after `--`: ringlet run IMAGE -- WORD".into())
+        }
+        _ => None,
+    }
 }
 
 /// The reader of our standard output has gone: nothing is left to do, and nothing is wrong.

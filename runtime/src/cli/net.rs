@@ -65,9 +65,9 @@ pub(super) fn parse(text: &str) -> Result<NetArg, String> {
 fn apply(interface: &mut NetworkInterface, key: &str, value: Option<&str>) -> Result<(), String> {
     let needed =
         || value.filter(|value| !value.is_empty()).ok_or_else(|| format!("{key} needs a value: {key}=…"));
-    let number = || {
+    let number = |range: &str| {
         let value = needed()?;
-        value.parse::<u16>().map_err(|_| format!("{key}={value}: not a number from 0 to 65535"))
+        value.parse::<u16>().map_err(|_| format!("{key}={value}: not {range}"))
     };
     match key {
         "tap" => interface.host_dev_name = Some(needed()?.into()),
@@ -87,9 +87,9 @@ fn apply(interface: &mut NetworkInterface, key: &str, value: Option<&str>) -> Re
         }
         "id" => interface.iface_id = needed()?.into(),
         "mac" => interface.guest_mac = Some(needed()?.parse()?),
-        "mtu" => interface.mtu = Some(number()?),
-        "queues" => interface.ringlet.queues = number()?,
-        "queue_size" => interface.ringlet.queue_size = number()?,
+        "mtu" => interface.mtu = Some(number("a number from 68 to 65535")?),
+        "queues" => interface.ringlet.queues = number("a number from 1 to 31")?,
+        "queue_size" => interface.ringlet.queue_size = number("a power of two from 4 to 256")?,
         "anti_spoof" => match value {
             None | Some("on" | "true") => pin(interface, |_| {}),
             Some("off" | "false") => interface.ringlet.anti_spoof = Some(Pinning::Off),
@@ -103,10 +103,18 @@ fn apply(interface: &mut NetworkInterface, key: &str, value: Option<&str>) -> Re
             let address = address(key, needed()?)?;
             pin(interface, |pinned| pinned.ipv6.get_or_insert_default().push(address));
         }
-        "" => return Err("there is a comma too many".into()),
-        unknown => return Err(format!("there is no {unknown:?}; there are {}", KEYS.join(", "))),
+        unknown => return Err(unknown_key(unknown, value)),
     }
     Ok(())
+}
+
+fn unknown_key(key: &str, value: Option<&str>) -> String {
+    match key {
+        "" => "it is empty, or there is a comma too many".into(),
+        _ if value.is_none() && key.contains('/') => format!("{key:?} looks like a socket: say socket={key}"),
+        _ if value.is_none() && key.starts_with("tap") => format!("{key:?} looks like a tap: say tap={key}"),
+        _ => format!("there is no {key:?}; there are {}", KEYS.join(", ")),
+    }
 }
 
 /// Pins the guest's addresses; `change` says which, besides those that are pinned already.
@@ -120,7 +128,9 @@ fn pin(interface: &mut NetworkInterface, change: impl FnOnce(&mut AntiSpoof)) {
 }
 
 fn address<T: std::str::FromStr>(key: &str, text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{key}={text}: not such an address"))
+    text.parse().map_err(|_| {
+        format!("{key}={text}: not an address of {}", if key == "ipv4" { "IPv4" } else { "IPv6" })
+    })
 }
 
 /// Gives `config` the interfaces of the command line. One with the name of an interface that is there takes its place;

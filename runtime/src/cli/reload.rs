@@ -59,6 +59,7 @@ pub(super) async fn on_hangup(
 fn say(changes: usize, vms: usize) -> String {
     match (changes, vms) {
         (0, _) => "the configuration file asks for no other limits".into(),
+        (1, 1) => "1 limit changed".into(),
         (changes, 1) => format!("{changes} limits changed"),
         (changes, vms) => format!("{changes} limits changed, of {vms} VMs"),
     }

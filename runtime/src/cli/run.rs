@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 use ringlet::{
-    BootProtocol, Drive, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB,
+    BootProtocol, Drive, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_SHARDS, MAX_VCPUS, MIN_MEMORY_MIB,
     NetworkInterface, VmConfig, Vsock,
 };
 use ringlet_metrics::{Endpoint, Escaped};
@@ -62,7 +62,7 @@ pub(super) struct RunArgs {
     /// tap=NAME is a tap of the host; it is made if there is none, which takes CAP_NET_ADMIN, and then goes with the VM.
     /// fd=N is the open descriptor of a tap, or of a connected Unix socket; fd=N:N… one for each pair of queues.
     /// socket=PATH (or passt=PATH) is a Unix stream socket that speaks the protocol of passt and QEMU.
-    /// id=NAME (net0, net1 … if absent), mac=ADDRESS (a random one if absent), mtu=N, queues=N (pairs, of a tap by name),
+    /// id=NAME (net0, net1 … if absent), mac=ADDRESS (a random one if absent), mtu=N (68 to 65535), queues=N (1 to 31 pairs, of a tap by name),
     /// queue_size=N (a power of two, 4 to 256). anti_spoof: the guest sends from its own Ethernet address only;
     /// ipv4=ADDRESS, ipv6=ADDRESS (repeatable): and from these addresses only. With a tenant, anti_spoof is on unless it is off here (anti_spoof=off).
     #[arg(long = "net", value_name = "SIDE[,OPTION]…", value_parser = net::parse)]
@@ -130,8 +130,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(super) io_engine: EngineArg,
 
-    /// Number of event-loop threads [default: one for every two CPUs; one without --count]
-    #[arg(long)]
+    /// Number of event-loop threads, 1 to 256 [default: one for every two CPUs; one without --count]
+    #[arg(long, value_parser = parse_shards)]
     pub(super) shards: Option<NonZero<u32>>,
 
     /// Open files that connections of all VMs' sockets (--vsock) may take together; a VM gets one more only while more are left
@@ -236,8 +236,12 @@ fn parse_memory(text: &str) -> Result<u32, String> {
 }
 
 fn parse_count(text: &str) -> Result<NonZero<u32>, String> {
-    let count: u32 = text.parse().map_err(|e: std::num::ParseIntError| e.to_string())?;
-    NonZero::new(count).ok_or_else(|| "must be at least 1".into())
+    text.parse().map_err(|_| "must be at least 1, and in digits: how many VMs".into())
+}
+
+fn parse_shards(text: &str) -> Result<NonZero<u32>, String> {
+    let shards = text.parse().ok().filter(|shards: &NonZero<u32>| shards.get() <= MAX_SHARDS);
+    shards.ok_or_else(|| format!("not a number from 1 to {MAX_SHARDS}"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -246,6 +250,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 impl RunArgs {
+    /// The command line says which image, and not a configuration file alone.
+    pub(super) fn names_image(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// The command line says which initrd.
+    pub(super) fn names_initrd(&self) -> bool {
+        self.initrd.is_some()
+    }
+
     /// The configuration file, if any, and what the options say on top of it.
     pub(super) fn config(&self) -> CliResult<VmConfig> {
         let mut config = match (&self.config_file, &self.image) {

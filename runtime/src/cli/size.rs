@@ -11,6 +11,7 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
         "M" | "m" | "MiB" => 20,
         "G" | "g" | "GiB" => 30,
         "T" | "t" | "TiB" => 40,
+        "" if number == 0 => return Err("0 is nothing: say 64M, for example".into()),
         "" => return Err(format!("{text} what? Say {text}M for MiB")),
         other => return Err(format!("{other:?} is not one of the suffixes K, M, G, T")),
     };

@@ -29,10 +29,10 @@ use super::terminal::{RawTerminal, in_foreground};
 use super::{CliResult, FAILED, log, vsock};
 
 /// With fewer open files not one VM runs, with its console, on either engine.
-const LEAST_OPEN_FILES: u64 = 24;
+pub(super) const LEAST_OPEN_FILES: u64 = 24;
 /// What a VM with a socket device needs besides: the device's own, those that no other VM can take of connections and of
 /// greetings, and one each for whoever is accepted and connected to.
-const SOCKET_OPEN_FILES: u64 = 6 + 2 * OWN_DESCRIPTORS + 2;
+pub(super) const SOCKET_OPEN_FILES: u64 = 6 + 2 * OWN_DESCRIPTORS + 2;
 /// How long after a signal reports may take to be written.
 const REPORT_TIME: Duration = Duration::from_secs(1);
 
@@ -172,7 +172,7 @@ async fn launch(
     let failed = |number: u32, name: Option<&str>, error: ringlet::Error| NotStarted {
         number,
         name: name.map(str::to_owned),
-        error: error.to_string(),
+        error: as_given(args, error).to_string(),
     };
     let name = config.ringlet.name.as_deref();
     if args.count.get() == 1 {
@@ -204,6 +204,19 @@ async fn launch(
         }
     }
     Ok(vms)
+}
+
+/// `error`, with what the command line calls a file that it names.
+fn as_given(args: &RunArgs, error: ringlet::Error) -> ringlet::Error {
+    match error {
+        ringlet::Error::ImageFile { field: "kernel_image_path", source } if args.names_image() => {
+            ringlet::Error::ImageFile { field: "image", source }
+        }
+        ringlet::Error::ImageFile { field: "initrd_path", source } if args.names_initrd() => {
+            ringlet::Error::ImageFile { field: "--initrd", source }
+        }
+        error => error,
+    }
 }
 
 /// What all VMs share, opened once.

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ringlet::{MAX_CID, VmConfig, Vsock};
+use ringlet::{MAX_CID, MAX_CONNECTIONS, MIN_CID, VmConfig, Vsock};
 
 /// The keys.
 const KEYS: [&str; 4] = ["uds", "fd", "cid", "connections"];
@@ -29,19 +29,23 @@ pub(super) fn parse(text: &str) -> Result<Vsock, String> {
 
 fn apply(vsock: &mut Vsock, key: &str, value: &str) -> Result<(), String> {
     match key {
-        "" => return Err("there is a comma too many".into()),
+        "" => return Err("it is empty, or there is a comma too many".into()),
+        key if value.is_empty() && key.contains('/') => {
+            return Err(format!("{key:?} looks like a socket: say uds={key}"));
+        }
         key if !KEYS.contains(&key) => {
             return Err(format!("there is no {key:?}; there are {}", KEYS.join(", ")));
         }
         key if value.is_empty() => return Err(format!("{key} needs a value: {key}=…")),
         _ => {}
     }
-    let number =
-        || value.parse::<u32>().map_err(|_| format!("{key}={value}: not a number from 0 to {}", u32::MAX));
+    let number = |least, most| {
+        value.parse::<u32>().map_err(|_| format!("{key}={value}: not a number from {least} to {most}"))
+    };
     match key {
         "uds" => vsock.uds_path = Some(value.into()),
-        "cid" => vsock.guest_cid = Some(number()?),
-        "connections" => vsock.ringlet.max_connections = number()?,
+        "cid" => vsock.guest_cid = Some(number(MIN_CID, MAX_CID)?),
+        "connections" => vsock.ringlet.max_connections = number(1, MAX_CONNECTIONS)?,
         _ => {
             let fd = value.parse().ok().filter(|fd| *fd >= 0);
             vsock.ringlet.fd = Some(fd.ok_or("fd: give the number of an open descriptor")?);

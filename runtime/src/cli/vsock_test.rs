@@ -21,7 +21,9 @@ fn what_cannot_be_understood_is_told() {
         ("fd=x", "descriptor"),
         ("fd=-1", "descriptor"),
         ("uds=a,cid=x", "not a number"),
-        ("uds=a,cid=4294967296", "not a number"),
+        ("uds=a,cid=4294967296", "from 3 to 4294967294"),
+        ("uds=a,connections=x", "from 1 to 10000"),
+        ("./v.sock", "say uds=./v.sock"),
         ("uds=a,port=1", "there are uds, fd"),
     ] {
         let error = parse(text).unwrap_err();
