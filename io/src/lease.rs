@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
@@ -30,7 +31,11 @@ pub const MAX_PIECES: usize = 1024;
 /// on the thread that submits, so this bounds how long others on a shard wait for one request.
 pub(crate) const MAX_TRANSFER: u64 = 128 << 10;
 
+/// Pieces that lie in the lease itself, so that to lend a packet takes no allocation. Each makes whatever waits with a lease larger.
+const INLINE: usize = 2;
+
 type Region = GuestRegionMmap<AtomicBitmap>;
+type List = SmallVec<[Piece; INLINE]>;
 
 /// Part of a request's memory, as the guest gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +82,7 @@ impl Piece {
 pub struct Lease {
     /// `None` only in a lease that stands for one that was lost.
     memory: Option<Arc<GuestMemory>>,
-    pieces: Vec<Piece>,
+    pieces: List,
     len: u64,
     use_: LeaseUse,
     exposed: Option<Exposed>,
@@ -99,7 +104,7 @@ impl GuestRam {
     /// [`RamError::OutOfBounds`] if a byte is not in RAM, [`RamError::TooManyPieces`] above [`MAX_PIECES`].
     pub fn lease(&self, ranges: &[GuestRange], use_: LeaseUse) -> Result<Lease, RamError> {
         let memory = self.shared();
-        let mut pieces = Pieces { list: Vec::with_capacity(ranges.len()), region: None };
+        let mut pieces = Pieces { list: List::with_capacity(ranges.len()), region: None };
         let mut len = 0u64;
         for range in ranges {
             pieces.add(memory, *range)?;
@@ -114,7 +119,7 @@ impl GuestRam {
 
 /// Pieces in the making.
 struct Pieces {
-    list: Vec<Piece>,
+    list: List,
     /// Where the last piece's region starts in the guest.
     region: Option<GuestAddress>,
 }
@@ -154,7 +159,7 @@ impl Pieces {
 impl Lease {
     /// Stands for a lease that is lost with the operation that had it.
     pub(crate) fn lost() -> Self {
-        Self { memory: None, pieces: Vec::new(), len: 0, use_: LeaseUse::Source, exposed: None }
+        Self { memory: None, pieces: List::new(), len: 0, use_: LeaseUse::Source, exposed: None }
     }
 
     /// The same, with more memory behind it: what [`GuestRam::lease`] would give for all ranges.
@@ -318,6 +323,10 @@ impl Lease {
     /// The pieces from byte `from` on, [`MAX_TRANSFER`] bytes at most, for the kernel: they stay where they are, and
     /// are the kernel's, until [`Lease::settle`].
     pub(crate) fn expose(&mut self, from: u64) -> (*const libc::iovec, u32) {
+        if !self.pieces.spilled() {
+            // What is in the lease itself would move with it.
+            self.pieces.grow(INLINE + 1);
+        }
         let len = self.len.saturating_sub(from).min(MAX_TRANSFER);
         let mut skip = usize::try_from(from).unwrap_or(usize::MAX);
         let mut left = usize::try_from(len).unwrap_or(0);

@@ -212,6 +212,21 @@ fn what_the_kernel_wrote_is_dirty_and_nothing_else() {
 }
 
 #[test]
+fn what_the_kernel_is_told_of_stays_when_the_lease_moves() {
+    let ram = ram();
+    for count in [1, INLINE as u64, INLINE as u64 + 1] {
+        let ranges: Vec<_> = (0..count).map(|n| range(n * 8192, 100)).collect();
+        let mut lease = ram.lease(&ranges, LeaseUse::Target).unwrap();
+        let place = (&raw const lease).addr();
+        let (told, told_count) = lease.expose(0);
+        assert!(!(place..place + size_of::<Lease>()).contains(&told.addr()), "{count}");
+        let mut moved = Box::new(lease);
+        assert_eq!((moved.pieces.as_ptr().cast(), moved.pieces.len()), (told, told_count as usize));
+        moved.settle(Some(0));
+    }
+}
+
+#[test]
 fn what_nobody_knows_about_is_dirty() {
     let ram = ram();
     let lease = || ram.lease(&[range(0, 8192)], LeaseUse::Target).unwrap();

@@ -150,8 +150,8 @@ impl InFlight {
     }
 }
 
-/// The kernel's form of a request. The addresses stay valid: a `Vec`'s bytes do not move with it, nor do a
-/// lease's, and nobody touches them until the operation has completed.
+/// The kernel's form of a request. The addresses stay valid: a `Vec`'s bytes do not move with it, nor does what a
+/// lease exposes, and nobody touches them until the operation has completed.
 fn entry(fd: &OwnedFd, memory: &mut Memory, start: usize, kind: Kind) -> squeue::Entry {
     let fd = types::Fd(fd.as_raw_fd());
     match kind {

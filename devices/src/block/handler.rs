@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ringlet_io::disk::{self, Disk};
-use ringlet_io::{Cost, GuestRam, GuestRange, Lease, LeaseUse, MonoTime};
+use ringlet_io::{Cost, GuestRam, Lease, LeaseUse, MonoTime};
 use ringlet_metrics::{DeviceMetrics, GuestLog, RequestKind};
 
 use super::device::Serial;
@@ -19,7 +19,7 @@ use super::report::LogLimits;
 use super::request::{
     Command, Extent, HEADER_LEN, ID_LEN, MAX_SEGMENTS, Request, Rules, STATUS_LEN, Shape, ZeroExtent,
 };
-use crate::virtio::{Chain, RequestHandler};
+use crate::virtio::{Chain, Ranges, RequestHandler};
 
 /// What all queues of a device share.
 pub(super) struct Shared {
@@ -167,7 +167,7 @@ impl Shared {
 }
 
 /// Lends a part of the chain to the disk. The part is there, because its length was computed from the chain's.
-fn lease(ram: &GuestRam, ranges: Option<Vec<GuestRange>>, use_: LeaseUse) -> Result<Lease, BlockError> {
+fn lease(ram: &GuestRam, ranges: Option<Ranges>, use_: LeaseUse) -> Result<Lease, BlockError> {
     Ok(ram.lease(&ranges.ok_or(BlockError::Chain)?, use_)?)
 }
 

@@ -10,6 +10,8 @@
 //! received by a call that does not wait, and its chains are given back at once. Never knows what a port is, and
 //! never reads a byte of guest memory twice. A guest that offers no buffers is sent nothing, and nothing is read for it.
 
+#[cfg(test)]
+mod allocations_test;
 pub mod config;
 pub mod control;
 mod device;

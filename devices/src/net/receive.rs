@@ -39,11 +39,11 @@ const FIRST_LOOK: Duration = Duration::from_micros(25);
 /// Looks are no further apart than this.
 const LAST_LOOK: Duration = Duration::from_millis(5);
 
-/// Bytes that the chains take that were peeked ahead, with the list of their ranges: lists may be half empty, and the
-/// shortest has room for four.
+/// Bytes that the chains take that were peeked ahead, with the list of their ranges: lists may be half empty. Those of short
+/// chains lie in them.
 pub(super) const AHEAD_BYTES: usize = {
     let ranges = MAX_RANGES + MAX_QUEUE_SIZE as usize;
-    4 * size_of::<GuestRange>() * (ranges + MAX_RANGES) + 2 * size_of::<Chain>() * MAX_RANGES
+    4 * size_of::<GuestRange>() * ranges + 2 * size_of::<Chain>() * MAX_RANGES
 };
 
 /// The task of one receive queue.

@@ -5,6 +5,10 @@
 //! descriptors afterwards changes nothing here. Never holds a reference into guest memory.
 
 use ringlet_io::{GuestRam, GuestRange};
+use smallvec::SmallVec;
+
+/// Ranges of guest memory. Those of a short chain lie in it, so that it takes no allocation.
+pub type Ranges = SmallVec<[GuestRange; 4]>;
 
 /// One validated chain: what the device may read, then what it may write.
 #[derive(Debug)]
@@ -12,7 +16,7 @@ pub struct Chain {
     head: u16,
     /// Position in the available ring that it was peeked at.
     position: u16,
-    ranges: Vec<GuestRange>,
+    ranges: Ranges,
     /// How many of `ranges` the device reads; it writes the others.
     readable: usize,
     readable_len: u32,
@@ -33,7 +37,7 @@ pub struct OutsideChain {
 
 impl Chain {
     /// A chain of ranges that are known to be in RAM, of which the first `readable` are the device's to read.
-    pub(super) fn new(head: u16, position: u16, ranges: Vec<GuestRange>, readable: usize) -> Self {
+    pub(super) fn new(head: u16, position: u16, ranges: Ranges, readable: usize) -> Self {
         let sum = |ranges: Option<&[GuestRange]>| {
             ranges.unwrap_or_default().iter().fold(0u32, |sum, range| sum.saturating_add(range.len))
         };
@@ -69,12 +73,12 @@ impl Chain {
 
     /// Bytes `from..from + len` of the readable part as guest ranges, for a lease; `None` if they are not all
     /// there.
-    pub fn readable(&self, from: u64, len: u64) -> Option<Vec<GuestRange>> {
+    pub fn readable(&self, from: u64, len: u64) -> Option<Ranges> {
         cut(self.readable_ranges(), from, len)
     }
 
     /// Bytes `from..from + len` of the writable part as guest ranges; `None` if they are not all there.
-    pub fn writable(&self, from: u64, len: u64) -> Option<Vec<GuestRange>> {
+    pub fn writable(&self, from: u64, len: u64) -> Option<Ranges> {
         cut(self.writable_ranges(), from, len)
     }
 
@@ -125,7 +129,7 @@ impl Chain {
 }
 
 /// Bytes `from..from + len` of `ranges`, if they are all there.
-fn cut(ranges: &[GuestRange], from: u64, len: u64) -> Option<Vec<GuestRange>> {
+fn cut(ranges: &[GuestRange], from: u64, len: u64) -> Option<Ranges> {
     parts(ranges, from, len).map(Iterator::collect)
 }
 

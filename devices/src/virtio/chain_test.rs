@@ -9,7 +9,7 @@ fn ram() -> GuestRam {
 
 fn chain(ram: &GuestRam) -> (Chain, Vec<u8>) {
     let ranges = [(0x1000, 3), (0x2000, 1), (0x3000, 5), (0x4000, 2), (0x5000, 4)];
-    let ranges: Vec<GuestRange> = ranges.map(|(gpa, len)| GuestRange { gpa, len }).into();
+    let ranges: Ranges = ranges.into_iter().map(|(gpa, len)| GuestRange { gpa, len }).collect();
     let bytes: Vec<u8> = (1..=9).collect();
     ram.write(0x1000, &bytes[..3]).unwrap();
     ram.write(0x2000, &bytes[3..4]).unwrap();
@@ -55,6 +55,6 @@ fn sec_06_numbers_at_the_edge_of_their_type_are_outside() {
     assert!(chain.readable(u64::MAX, 1).is_none());
     assert!(chain.readable(1, u64::MAX).is_none());
     assert!(chain.writable(u64::MAX, u64::MAX).is_none());
-    assert_eq!(chain.readable(9, 0), Some(vec![]));
+    assert_eq!(chain.readable(9, 0), Some(Ranges::new()));
     assert_eq!(chain.readable(10, 0), None, "that is behind the end");
 }

@@ -10,7 +10,7 @@ use super::state::{QueueRegisters, QueueState, VirtioState};
 
 /// Bytes for each range of a chain in flight: in the chain and in its lease, each in a list that may be half empty.
 const RANGE_BYTES: u64 = 4 * size_of::<GuestRange>() as u64;
-/// The shortest such list has room for four.
+/// Shorter lists lie in the chain and the lease; they count as if they were of so many, and did not.
 const LEAST_RANGES: u64 = 4;
 /// A queue has one chain that was only peeked, besides those in flight.
 const PEEKED_BYTES: u64 = 2 * size_of::<GuestRange>() as u64;

@@ -33,7 +33,7 @@ mod window;
 mod worker;
 
 pub use assemble::{AssembleError, DRAIN_DEADLINE, MakeDevice, VirtioSpec, WorkerSeed};
-pub use chain::{Chain, OutsideChain};
+pub use chain::{Chain, OutsideChain, Ranges};
 pub use config::ConfigSpace;
 pub use device::{HostEvent, Identity, LocalBoxFuture, QueueParts, VirtioDevice};
 pub use handle::{WorkerError, WorkerHandle};

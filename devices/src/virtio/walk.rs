@@ -10,8 +10,9 @@
 //! ignored and plain descriptors may come before it (section 2.7.5.3.2); unknown flags are ignored.
 
 use ringlet_io::{GuestRam, GuestRange};
+use smallvec::{SmallVec, smallvec};
 
-use super::chain::Chain;
+use super::chain::{Chain, Ranges};
 use super::spec::{DESCRIPTOR_LEN, MAX_PIECES, MAX_QUEUE_SIZE, descriptor};
 
 /// What is wrong with a chain. Each breaks the queue: nothing after it can be trusted.
@@ -118,6 +119,9 @@ impl Descriptor {
     }
 }
 
+/// The bytes of an indirect table: one of 16 descriptors, as a packet mostly has, takes no allocation.
+type Table = SmallVec<[u8; 16 * Descriptor::LEN]>;
+
 /// Where a queue's descriptors are, and what is allowed of them.
 #[derive(Debug)]
 pub(super) struct Walker {
@@ -154,7 +158,7 @@ impl Walker {
     }
 
     /// Follows the queue's own table; gives the indirect table if the chain ends in one.
-    fn direct(&self, head: u16, draft: &mut Draft) -> Result<Option<Vec<u8>>, ChainError> {
+    fn direct(&self, head: u16, draft: &mut Draft) -> Result<Option<Table>, ChainError> {
         let mut seen = Seen::default();
         let mut index = head;
         loop {
@@ -202,7 +206,7 @@ impl Walker {
     }
 
     /// Copies the indirect table that a descriptor points to.
-    fn read_table(&self, index: u16, found: Descriptor) -> Result<Vec<u8>, ChainError> {
+    fn read_table(&self, index: u16, found: Descriptor) -> Result<Table, ChainError> {
         let Descriptor { addr: gpa, len, .. } = found;
         if !self.indirect {
             return Err(ChainError::NotNegotiated { index });
@@ -214,7 +218,7 @@ impl Walker {
         if len == 0 || len % DESCRIPTOR_LEN != 0 || len > longest {
             return Err(ChainError::TableLen { len });
         }
-        let mut table = vec![0; usize::try_from(len).unwrap_or(0)];
+        let mut table: Table = smallvec![0; usize::try_from(len).unwrap_or(0)];
         self.ram.read(gpa, &mut table).map_err(|_| ChainError::NotInRam { index, gpa, len })?;
         Ok(table)
     }
@@ -256,7 +260,7 @@ impl Walker {
 /// A chain in the making.
 #[derive(Debug, Default)]
 struct Draft {
-    ranges: Vec<GuestRange>,
+    ranges: Ranges,
     readable: usize,
     total: u32,
     pieces: usize,
