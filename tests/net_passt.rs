@@ -1,5 +1,5 @@
-//! User-mode networks of passt(1), and one of QEMU's, on real KVM: this machine's curl against the guest `http`, without any privilege, as
-//! the README has it.
+//! User-mode networks of passt(1), and one of QEMU's, on real KVM: this machine's curl against the guest `http`,
+//! without any privilege, as the README has it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;

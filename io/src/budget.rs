@@ -72,8 +72,9 @@ impl Budget {
         self.spent.set(self.spent.get().saturating_add(units - 1));
     }
 
-    /// Spends one request, whatever its owner may begin: at once while something is left in this turn, else in a later turn, after every
-    /// other ready task and the I/O driver had theirs. Cancel-safe: dropped while waiting, nothing is spent.
+    /// Spends one request, whatever its owner may begin: at once while something is left in this turn, else in a
+    /// later turn, after every other ready task and the I/O driver had theirs. Cancel-safe: dropped while waiting,
+    /// nothing is spent.
     pub async fn spend(&self) {
         poll_fn(|cx| {
             if self.try_spend() {

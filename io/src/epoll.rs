@@ -1,8 +1,8 @@
 //! The epoll engine: an ordinary current-thread runtime, and a bounded pool of threads for what can only block.
 //!
-//! Owns the pool's threads. A job owns its memory (a buffer, or a lease of guest RAM) and descriptor, so whoever waits for it may go away. Never
-//! more threads than it was told, none before the first job, and none left once it was stopped (unless
-//! a stream's read never returns: then the thread is left behind, and that is logged).
+//! Owns the pool's threads. A job owns its memory (a buffer, or a lease of guest RAM) and descriptor, so whoever
+//! waits for it may go away. Never more threads than it was told, none before the first job, and none left once it
+//! was stopped (unless a stream's read never returns: then the thread is left behind, and that is logged).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -31,7 +31,8 @@ pub const MAX_PIECES: usize = 1024;
 /// on the thread that submits, so this bounds how long others on a shard wait for one request.
 pub(crate) const MAX_TRANSFER: u64 = 128 << 10;
 
-/// Pieces that lie in the lease itself, so that to lend a packet takes no allocation. Each makes whatever waits with a lease larger.
+/// Pieces that lie in the lease itself, so that to lend a packet takes no allocation. Each makes whatever waits with
+/// a lease larger.
 const INLINE: usize = 2;
 
 type Region = GuestRegionMmap<AtomicBitmap>;

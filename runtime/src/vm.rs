@@ -201,8 +201,8 @@ impl Vm {
     }
 
     /// Changes the limits of one device (a drive's `drive_id`, `rng0`, `console0`, `vsock0`), in any state before the VM's end: a
-    /// bucket that `limiter` names is replaced by a full one, one of size 0 goes, what is absent stays. Returns when the new limits
-    /// hold, also for requests that wait.
+    /// bucket that `limiter` names is replaced by a full one, one of size 0 goes, what is absent stays. Returns when
+    /// the new limits hold, also for requests that wait.
     pub async fn set_rate_limiter(&self, device: &str, limiter: RateLimiter) -> Result<()> {
         limiter.validate().map_err(|reason| Error::config("rate_limiter", reason))?;
         let (device, change) = (device.to_owned(), limiter.limits());

@@ -45,8 +45,8 @@ impl VmSockets {
 ///
 /// Shutting it down (`AsyncWriteExt::shutdown`) ends one half: the guest reads to its end, and what it sends still arrives. A
 /// read of no bytes is the guest's end of its half, or of the VM. A guest that breaks the stream off is
-/// [`ConnectionReset`](io::ErrorKind::ConnectionReset), or an end. What the guest does not read is kept, up to what a socket holds;
-/// then writing waits.
+/// [`ConnectionReset`](io::ErrorKind::ConnectionReset), or an end. What the guest does not read is kept, up to what a
+/// socket holds; then writing waits.
 #[derive(Debug)]
 pub struct VsockStream {
     stream: UnixStream,
@@ -67,7 +67,8 @@ impl VsockStream {
         self.guest_port
     }
 
-    /// The Unix socket that it is, which does not count as the VM's any more (`RuntimeOptions::vsock_descriptors`), for instance to [split](UnixStream::into_split) it.
+    /// The Unix socket that it is, which does not count as the VM's any more (`RuntimeOptions::vsock_descriptors`),
+    /// for instance to [split](UnixStream::into_split) it.
     pub fn into_inner(self) -> UnixStream {
         self.stream
     }

@@ -37,7 +37,8 @@ async fn typed(input: &PipeReader) {
     }
 }
 
-/// Fills the next buffer, once there is something to fill it with. At every await nothing is taken of the input, nor of the queue.
+/// Fills the next buffer, once there is something to fill it with. At every await nothing is taken of the input, nor
+/// of the queue.
 async fn receive_one(
     queue: &Ordered,
     doorbell: &mut DoorbellListener,

@@ -1,9 +1,9 @@
 //! The task of a request queue: peek, admit, consume, execute, complete, interrupt.
 //!
 //! Owns a started queue. Requests are taken in the order of the available ring, as fast as the limiter and the
-//! VM's share of a turn allow and the host has memory for them; they run at the same time and complete in any order. All that completes in one poll
-//! of the task is one interrupt. Never takes a chain that was not admitted, so stopping at any moment loses
-//! nothing: what was only peeked is still the driver's.
+//! VM's share of a turn allow and the host has memory for them; they run at the same time and complete in any order.
+//! All that completes in one poll of the task is one interrupt. Never takes a chain that was not admitted, so
+//! stopping at any moment loses nothing: what was only peeked is still the driver's.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

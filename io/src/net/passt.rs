@@ -2,10 +2,10 @@
 //!
 //! Owns the process: it is started for one socket, is looked at until it serves, and ends with the socket. The network
 //! is the same on every host, so that nothing has to be told to a guest that asks by DHCP: its address is [`GUEST`], the
-//! gateway's [`GATEWAY`], and the resolver's 10.0.2.3. Where IPv6 leads out of the host, it has one of [`NETWORK6`] too, which follows
-//! from its Ethernet address: router advertisements and DHCPv6 tell it the same. A guest reaches what the user who started it
-//! reaches, but for what listens on the loopback addresses of the host; of that, it reaches a resolver. Runs where a VM is
-//! assembled: starting takes some 20 ms.
+//! gateway's [`GATEWAY`], and the resolver's 10.0.2.3. Where IPv6 leads out of the host, it has one of [`NETWORK6`]
+//! too, which follows from its Ethernet address: router advertisements and DHCPv6 tell it the same. A guest reaches
+//! what the user who started it reaches, but for what listens on the loopback addresses of the host; of that, it
+//! reaches a resolver. Runs where a VM is assembled: starting takes some 20 ms.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};

@@ -54,7 +54,8 @@ pub(super) fn run(args: &RunArgs) -> CliResult<ExitCode> {
     status
 }
 
-/// Every VM takes a handful of descriptors, and so many connections one each; the usual soft limit is for programs that use `select(2)`.
+/// Every VM takes a handful of descriptors, and so many connections one each; the usual soft limit is for programs
+/// that use `select(2)`.
 pub(super) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

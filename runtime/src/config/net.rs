@@ -98,8 +98,8 @@ impl Default for NetExtras {
 
 /// A user-mode network: the guest, whose address is 10.0.2.15 by DHCP, reaches what this user reaches, but for the
 /// loopback addresses of the host; the host reaches what is published. If the host has a default route of IPv6, so has the
-/// guest, with an address in fd00:10:0:2::/64 that routers and DHCPv6 tell. DHCP tells of the host's resolvers, and one on a loopback
-/// address of the host answers at 10.0.2.3.
+/// guest, with an address in fd00:10:0:2::/64 that routers and DHCPv6 tell. DHCP tells of the host's resolvers, and
+/// one on a loopback address of the host answers at 10.0.2.3.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Passt {

@@ -47,7 +47,8 @@ pub(crate) struct Alarm {
     pub(crate) wake: u64,
     /// The end is near, so every vCPU that ran looks at that moment: any of them may wait for a CPU then.
     pub(crate) near: bool,
-    /// The moment at which the event loop looks, because no vCPU is to be woken though the end is near, or ticks find it asleep; 0: none.
+    /// The moment at which the event loop looks, because no vCPU is to be woken though the end is near, or ticks find
+    /// it asleep; 0: none.
     pub(crate) watch: u64,
 }
 

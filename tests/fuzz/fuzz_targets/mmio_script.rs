@@ -2,9 +2,10 @@
 //! asks of the device meanwhile.
 //!
 //! Input: the device, then operations; bit 7 of an operation: a register write that has to wait is left waiting, as
-//! that of another vCPU, and an acknowledgement of used buffers is taken by the kernel. Fails on a panic, on a wait that does not end, on a status that moves as no write explains,
-//! on a saved state that is not taken back, if guest memory changes that was not offered to the device (as long as the
-//! script is tame: addresses are those of its own operations), and if the device cannot be reset and used in the end.
+//! that of another vCPU, and an acknowledgement of used buffers is taken by the kernel. Fails on a panic, on a wait
+//! that does not end, on a status that moves as no write explains, on a saved state that is not taken back, if guest
+//! memory changes that was not offered to the device (as long as the script is tame: addresses are those of its own
+//! operations), and if the device cannot be reset and used in the end.
 
 #![no_main]
 

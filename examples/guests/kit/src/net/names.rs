@@ -18,7 +18,8 @@ impl Net {
         &self.resolvers
     }
 
-    /// The address of a name, of IPv4 if it has one. `None` if it has none, no resolver is known, or none answers, ten seconds each.
+    /// The address of a name, of IPv4 if it has one. `None` if it has none, no resolver is known, or none answers,
+    /// ten seconds each.
     ///
     /// # Errors
     /// The device broke.

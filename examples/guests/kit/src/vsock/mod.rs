@@ -390,8 +390,8 @@ impl Vsock {
         Ok(sent)
     }
 
-    /// Halts until there may be something to do: a packet, a connection to accept, a time at which the program has to act (`until`, of
-    /// [`time::now`]), or any interrupt.
+    /// Halts until there may be something to do: a packet, a connection to accept, a time at which the program has to
+    /// act (`until`, of [`time::now`]), or any interrupt.
     ///
     /// # Errors
     /// The device broke.

@@ -1,7 +1,7 @@
 //! `ringlet bench limiter`: what VMs get of what their limits allow, and what holding them to it costs.
 //!
-//! Modules for each resource: [`cpu`], its [`track`], and the [`pause`]s of the machine; [`disk`] and its [`window`], [`shares`] of tenants, and the [`cost`] of
-//! having no limits.
+//! Modules for each resource: [`cpu`], its [`track`], and the [`pause`]s of the machine; [`disk`] and its [`window`],
+//! [`shares`] of tenants, and the [`cost`] of having no limits.
 
 mod cost;
 mod cpu;
