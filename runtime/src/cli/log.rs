@@ -3,20 +3,19 @@
 //! A thread of its own writes them: a vCPU or an event loop that has something to say never waits for the reader of
 //! standard error. What does not fit into its queue is dropped and counted.
 
-use std::io::{IsTerminal, Write, stderr};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::time::Instant;
 
 use clap::ValueEnum;
 use ringlet_metrics::{ThrottledTargets, Verdict};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, Subscriber};
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::filter::FilterExt;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
+
+use super::log_writer::{self, LogWriter};
 
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,43 +43,38 @@ impl From<LogLevel> for LevelFilter {
 pub(super) fn start(level: LogLevel) {
     let limited = Limited { targets: ThrottledTargets::default(), begun: Instant::now() };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(Background)
+        .with_writer(|| Background)
         .with_ansi(stderr().is_terminal() && !no_color())
         .with_filter(LevelFilter::from(level).and(limited));
     // Fails only if the process has a subscriber already, which is then as good.
     let _ = tracing_subscriber::registry().with(lines).try_init();
 }
 
-/// Log lines that may wait for the reader of standard error.
-const QUEUE: usize = 1024;
+/// What writes log lines, once there is one to write.
+static WRITER: LogWriter = LogWriter::new();
 
-/// The thread that writes log lines, once there is one to write.
-static WRITER: OnceLock<(NonBlocking, Mutex<Option<WorkerGuard>>)> = OnceLock::new();
-
-/// Writes log lines by way of [`WRITER`].
+/// Writes log lines by way of [`WRITER`]; each call of `write` is given whole lines.
 struct Background;
 
-impl<'a> MakeWriter<'a> for Background {
-    type Writer = NonBlocking;
+impl Write for Background {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        WRITER.write(lines, stderr(), log_writer::spawn);
+        Ok(lines.len())
+    }
 
-    fn make_writer(&'a self) -> NonBlocking {
-        let (writer, _) = WRITER.get_or_init(|| {
-            let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE);
-            let (writer, guard) = builder.thread_name("log").finish(stderr());
-            (writer, Mutex::new(Some(guard)))
-        });
-        writer.clone()
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// Writes out what is queued, for a second at most, and says how much was dropped.
 pub(super) fn finish() {
-    let Some((writer, guard)) = WRITER.get() else { return };
-    let dropped = writer.error_counter().dropped_lines();
-    if dropped > 0 {
-        tracing::warn!(dropped, "log lines were dropped, because standard error was not read in time");
+    let dropped = WRITER.dropped();
+    // Who does not read standard error is not waited for a second time.
+    if WRITER.finish() && dropped > 0 {
+        let why = "standard error was not read in time, or there was no thread to write them";
+        let _ = writeln!(stderr(), "ringlet: log lines dropped: {dropped}; {why}");
     }
-    drop(guard.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 /// The user wants no colours (<https://no-color.org>).
@@ -108,7 +102,7 @@ impl<S: Subscriber> Filter<S> for Limited {
             Verdict::Pass { suppressed: 0 } => true,
             Verdict::Pass { suppressed } => {
                 let line = format!("ringlet: {suppressed} more records of {target} were left out\n");
-                let _ = Background.make_writer().write_all(line.as_bytes());
+                let _ = Background.write_all(line.as_bytes());
                 true
             }
             Verdict::Suppress => false,
@@ -118,7 +112,7 @@ impl<S: Subscriber> Filter<S> for Limited {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 

@@ -6,6 +6,7 @@ mod disk;
 mod limit;
 mod limits_report;
 mod log;
+mod log_writer;
 mod metrics_server;
 mod net;
 mod reload;
