@@ -13,6 +13,18 @@ pub(super) struct MetricsServer {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What the thread runs. Waits for nothing when it is dropped, which a caller that is itself polled does if there is no
+/// thread.
+struct Executor(Option<tokio::runtime::Runtime>);
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        if let Some(executor) = self.0.take() {
+            executor.shutdown_background();
+        }
+    }
+}
+
 impl MetricsServer {
     pub(super) fn start(endpoint: &Endpoint, registry: Registry) -> CliResult<Self> {
         let listener = endpoint.bind()?;
@@ -22,15 +34,17 @@ impl MetricsServer {
             // Nobody else knows.
             eprintln!("ringlet: serving metrics at http://{bound}/metrics");
         }
-        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let executor = Executor(Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || {
             let until = async { drop(stopped.await) };
-            if let Err(error) = executor.block_on(exposition::serve(listener, registry, until)) {
+            let served =
+                executor.0.as_ref().map(|it| it.block_on(exposition::serve(listener, registry, until)));
+            if let Some(Err(error)) = served {
                 tracing::error!(%error, "metrics are no longer served");
             }
-            executor.shutdown_background();
-        })?;
+        });
+        let thread = thread.map_err(|source| ringlet::Error::Thread { what: "the metrics", source })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
