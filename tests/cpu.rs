@@ -111,3 +111,30 @@ on_both_engines! {
         }
     }
 }
+
+/// Root without any capability may still use `/dev/kvm`, as its owner.
+#[test]
+fn sec_02_a_process_without_privilege_holds_its_vms_to_their_quotas_too() {
+    let run = |guest: &[&str]| {
+        let output = std::process::Command::new("setpriv")
+            .args(["--bounding-set=-all", "--inh-caps=-all", "--", env!("CARGO_BIN_EXE_ringlet")])
+            .args(guest)
+            .output()
+            .expect("setpriv of util-linux");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (vcpus, turns) in [("1", ["1000", "0"]), ("2", ["1000", "0"]), ("2", ["3000", "2000"])] {
+        let limit = ["--memory", "16M", "--limit", "cpu.max=10ms/50ms", "--limits-report", "--timeout", "3s"];
+        let guest = [&["run", "burst", "--vcpus", vcpus][..], &limit, &["--"], &turns].concat();
+        let report = run(&guest);
+        // "cpu.max: …; obtained 0.603 s (20.1 %); throttled in 60 of 60 periods, for 2.402 s"
+        let number = |after: &str| -> f64 {
+            let (_, rest) = report.split_once(after).unwrap_or_else(|| panic!("no `{after}` in {report}"));
+            rest.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let (seconds, obtained) = (number("limits over "), number("obtained "));
+        // A quota for each period that began, and what the last stop may have been late by.
+        assert!(obtained <= 0.010 * (seconds / 0.050 + 1.0) + 0.1, "{report}");
+        assert!(number("throttled in ") > 5.0, "{report}");
+    }
+}

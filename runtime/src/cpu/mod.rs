@@ -342,7 +342,8 @@ impl State {
             if !sleeps.waited && (member.armed || progress.nanos >= alarm.cpu) {
                 member.quiet_until = Pace::quiet_until(left.now, alarm, progress, period, member.quiet_until);
             }
-            member.sleeps = sleeps.count;
+            // Not as before: waiting for the lock is no sleep of the guest's.
+            member.sleeps = sleeps_of_this_thread();
             slept = progress.slept;
             awake = !progress.slept || progress.nanos > 0;
         }

@@ -7,7 +7,6 @@ pub(crate) mod sys;
 pub(crate) mod vm;
 
 use std::arch::x86_64::__cpuid;
-use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -117,11 +116,6 @@ pub(crate) fn create_vm(kvm: &Kvm) -> std::result::Result<VmFd, kvm_ioctls::Erro
         .map(|_| kvm.create_vm())
         .find(|made| !interrupted(made))
         .unwrap_or_else(|| kvm.create_vm())
-}
-
-/// True for the errors after which `KVM_RUN` is simply called again.
-pub(crate) fn is_interrupted(error: kvm_ioctls::Error) -> bool {
-    matches!(io::Error::from(error).raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
 }
 
 #[cfg(test)]

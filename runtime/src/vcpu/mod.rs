@@ -13,8 +13,8 @@ mod target;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringlet_boot::VcpuInit;
@@ -24,7 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, Result};
 use crate::kvm::sys::{self, PortAccess, Thread};
-use crate::kvm::{self, Host};
+use crate::kvm::Host;
 use crate::machine::Machine;
 use crate::outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
 use control::{Control, Flow};
@@ -93,7 +93,8 @@ fn serve(seed: VcpuSeed) -> (VcpuEnd, Vcpu) {
         .and_then(|thread| setup::prepare(&seed).map(|prepared| prepared.then_some(thread)));
     let clock = CpuClock::start(&seed);
     let VcpuSeed { index, fd, machine, control, .. } = seed;
-    let mut vcpu = Vcpu { fd, seat: Seat { index, machine, control }, history: History::default() };
+    let mut vcpu =
+        Vcpu { fd, seat: Seat { index, machine, control }, history: History::default(), refusals: 0 };
     let outcome = match ready {
         Ok(Some(thread)) => {
             vcpu.seat.control.arrive(thread);
@@ -142,7 +143,15 @@ struct Vcpu {
     fd: VcpuFd,
     seat: Seat,
     history: History,
+    /// How often in a row `KVM_RUN` has said that it should be tried again.
+    refusals: u32,
 }
+
+/// So many refusals in a row are tried again at once, later ones after [`REFUSED_PAUSE`].
+const REFUSALS: u32 = 10;
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
+/// After so many, the first vCPU gives up: a second later.
+const REFUSED_FOR_GOOD: u32 = 1000;
 
 /// A vCPU's place in its VM.
 struct Seat {
@@ -200,9 +209,11 @@ impl Vcpu {
 
     /// One `KVM_RUN` and what follows from it.
     fn enter(&mut self) -> Step {
-        let Self { fd, seat, history } = self;
+        let Self { fd, seat, history, refusals } = self;
         let machine = &seat.machine;
         let exit = fd.run();
+        let refused = exit.as_ref().is_err_and(|error| error.errno() == libc::EAGAIN);
+        *refusals = if refused { refusals.saturating_add(1) } else { 0 };
         machine.phases.exited();
         match exit {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => self.port_access(),
@@ -223,10 +234,11 @@ impl Vcpu {
                 Step::Again
             }
             Ok(VcpuExit::Intr) => Step::Interrupted,
-            Err(error) if kvm::is_interrupted(error) => {
+            Err(error) if error.errno() == libc::EINTR => {
                 machine.metrics.exits.inc(ExitKind::Interrupted);
                 Step::Interrupted
             }
+            Err(_) if refused => seat.refused(*refusals),
             Ok(VcpuExit::Shutdown) => self.crash(ExitKind::Shutdown, CrashCause::TripleFault),
             Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
@@ -253,7 +265,7 @@ impl Vcpu {
 
     /// Serves a port access element by element: a string instruction brings several at once.
     fn port_access(&mut self) -> Step {
-        let Self { fd, seat, history } = self;
+        let Self { fd, seat, history, .. } = self;
         let Some((access, data)) = sys::port_access(fd) else {
             return seat.fail(ExitKind::Other, "KVM reported a port access without one".into());
         };
@@ -386,6 +398,22 @@ impl Seat {
             Flow::Stop => Step::Stop,
             Flow::Run | Flow::Pause => Step::Again,
         }
+    }
+
+    /// `KVM_RUN` has said EAGAIN `times` in a row. It does so once when a vCPU that another one has to start was woken, which
+    /// a guest can do again and again, and whenever the kernel has no thread for the VM (`kvm-nx-lpage-recovery`). Neither
+    /// keeps a CPU busy; and as the first vCPU waits for no other, it does not try for ever.
+    fn refused(&self, times: u32) -> Step {
+        if times > REFUSED_FOR_GOOD && self.index == 0 {
+            let error =
+                "KVM_RUN: EAGAIN, again and again. Has the kernel no thread for the VM (`ringlet check`)?";
+            return self.fail(ExitKind::Other, error.into());
+        }
+        if times > REFUSALS {
+            thread::sleep(REFUSED_PAUSE);
+        }
+        self.machine.metrics.exits.inc(ExitKind::Interrupted);
+        Step::Interrupted
     }
 
     fn fail(&self, kind: ExitKind, error: String) -> Step {

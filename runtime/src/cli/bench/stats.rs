@@ -18,6 +18,11 @@ impl Samples {
         self.push(time.as_secs_f64());
     }
 
+    /// Adds all of `others`.
+    pub(super) fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
     /// The smallest one that at least 99 of 100 do not exceed; `None` without samples.
     pub(super) fn p99(&self) -> Option<f64> {
         let mut sorted = self.0.clone();

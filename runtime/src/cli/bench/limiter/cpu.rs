@@ -13,7 +13,7 @@ use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::super::target::{Limit, Quantity, Target};
 use super::super::{CliResult, progress};
-use super::pause;
+use super::floor::Quota;
 use super::track::{Point, Track};
 
 /// How often a VM is looked at: often enough to see every throttling, and rarely enough to be no neighbour.
@@ -86,17 +86,19 @@ struct Row {
 struct Seen {
     error: Option<f64>,
     overruns: Samples,
-    overrun_p99: Option<f64>,
     /// A period.
     wakes: f64,
 }
 
-/// The worst of all rows of a kind.
+/// What is judged, of all rows together.
 #[derive(Default)]
-struct Worst {
-    error: Samples,
-    contended_error: Samples,
-    overrun: Samples,
+struct Judged {
+    errors: Samples,
+    contended_errors: Samples,
+    /// Of VMs that are alone.
+    overruns: Samples,
+    /// Of threads without a VM, as often and with the same quotas.
+    floor: Samples,
     wakes: Samples,
 }
 
@@ -161,6 +163,13 @@ impl Row {
         format!("{quota_ms}/{period_ms} ms, {vcpus} vCPU{}", if vcpus == 1 { "" } else { "s" })
     }
 
+    /// The same for threads without a VM.
+    fn floor(self) -> Quota {
+        let millis = |millis: u32| Duration::from_millis(millis.into());
+        let Self { quota_ms, period_ms, vcpus: threads, .. } = self;
+        Quota { quota: millis(quota_ms), period: millis(period_ms), threads }
+    }
+
     fn config(self) -> VmConfig {
         let limits = LimitsConfig::default()
             .cpu_max(u64::from(self.quota_ms) * 1000, u64::from(self.period_ms) * 1000);
@@ -206,7 +215,6 @@ impl Row {
         Seen {
             error: track.error(u64::from(self.quota_ms) * 1_000_000),
             overruns: track.overruns().into_iter().map(|nanos| nanos as f64 / 1e9).collect(),
-            overrun_p99: track.overrun_p99().map(|nanos| nanos as f64 / 1e9),
             wakes: (wakes() - wakes_before) as f64 / periods,
         }
     }
@@ -225,7 +233,7 @@ impl Row {
         let overrun_id = format!("{id}.overrun");
         report.add(Figure::new(&overrun_id, group.clone(), &overrun, Unit::Seconds, &seen.overruns));
         let (overrun, overrun_id) = (format!("{overrun}, p99"), format!("{overrun_id}.p99"));
-        report.add(Figure::new(overrun_id, group.clone(), overrun, Unit::Seconds, &one(seen.overrun_p99)));
+        report.add(Figure::new(overrun_id, group.clone(), overrun, Unit::Seconds, &one(seen.overruns.p99())));
         let exits = format!("{name}: brought out, a period");
         report.add(Figure::new(format!("{id}.exits"), group, exits, Unit::Ratio, &one(Some(seen.wakes))));
     }
@@ -269,16 +277,15 @@ fn cpus() -> u32 {
 
 /// Measures all rows.
 pub(super) fn measure(runtime: &Runtime, effort: Effort, report: &mut Report) -> CliResult<()> {
-    let mut worst = Worst::default();
+    let mut judged = Judged::default();
     let cpus = cpus();
-    pause::measure(if cpus > 1 { 2 } else { 1 }, effort.periods * 4, report);
     for row in rows(effort, cpus) {
         progress(&format!("cpu.max {} {}", row.name(), row.id()));
         let seen = row.measure(runtime, effort)?;
         row.add_figures(&seen, report);
-        worst.take(row, &seen, cpus);
+        judged.take(row, seen, cpus, effort);
     }
-    worst.add_figures(report);
+    judged.add_figures(report);
     report.note("obtained: from one throttling to another, of as many quotas as periods passed between them");
     report.note("brought out: by timers and other vCPUs; each wakes a guest that is halted at that moment");
     if cpus <= 2 {
@@ -287,31 +294,60 @@ pub(super) fn measure(runtime: &Runtime, effort: Effort, report: &mut Report) ->
     Ok(())
 }
 
-impl Worst {
-    fn take(&mut self, row: Row, seen: &Seen, cpus: u32) {
+impl Judged {
+    fn take(&mut self, row: Row, seen: Seen, cpus: u32, effort: Effort) {
         match row.guest {
             Guest::MostlyHalted => self.wakes.push(seen.wakes),
             _ if !row.is_judged(cpus) => {}
             _ => {
-                let errors = if row.contended { &mut self.contended_error } else { &mut self.error };
+                let errors = if row.contended { &mut self.contended_errors } else { &mut self.errors };
                 // A VM that was never throttled got nothing of what it should have been held to.
                 errors.push(seen.error.map_or(1.0, f64::abs));
                 if !row.contended {
-                    self.overrun.push(seen.overrun_p99.unwrap_or(1.0));
+                    // Beside each row, so that both meet the same moods of the machine.
+                    self.floor.append(row.floor().overruns(effort.periods));
+                    self.overruns.append(seen.overruns);
                 }
             }
         }
     }
 
     fn add_figures(&self, report: &mut Report) {
-        let worst = |samples: &Samples| samples.summary().map(|all| all.max).into_iter().collect::<Samples>();
+        let one = |value: Option<f64>| value.into_iter().collect::<Samples>();
+        let worst = |samples: &Samples| one(samples.summary().map(|all| all.max));
+        let (overrun, floor) = (self.overruns.p99(), self.floor.p99());
+        let beyond = overrun.zip(floor).map(|(overrun, floor)| (overrun - floor).max(0.0));
         for (id, name, unit, samples) in [
-            ("limiter.cpu.error", "error", Unit::Share, &self.error),
-            ("limiter.cpu.error.contended", "error beside others", Unit::Share, &self.contended_error),
-            ("limiter.cpu.overrun", "overrun, p99", Unit::Seconds, &self.overrun),
-            ("limiter.cpu.wakes", "wake-ups of a halted guest, a period", Unit::Ratio, &self.wakes),
+            ("limiter.cpu.error", "error, the worst", Unit::Share, &worst(&self.errors)),
+            (
+                "limiter.cpu.error.contended",
+                "error beside others, the worst",
+                Unit::Share,
+                &worst(&self.contended_errors),
+            ),
+            ("limiter.cpu.overrun.all", "overrun", Unit::Seconds, &self.overruns),
+            ("limiter.cpu.overrun.floor", "overrun of threads without a VM", Unit::Seconds, &self.floor),
+            ("limiter.cpu.overrun", "overrun, p99", Unit::Seconds, &one(overrun)),
+            (
+                "limiter.cpu.overrun.floor.p99",
+                "overrun of threads without a VM, p99",
+                Unit::Seconds,
+                &one(floor),
+            ),
+            (
+                "limiter.cpu.overrun.beyond",
+                "overrun, p99, beyond that of threads",
+                Unit::Seconds,
+                &one(beyond),
+            ),
+            (
+                "limiter.cpu.wakes",
+                "wake-ups of a halted guest, a period, the most",
+                Unit::Ratio,
+                &worst(&self.wakes),
+            ),
         ] {
-            report.add(Figure::new(id, "CPU, the worst of these", name, unit, &worst(samples)));
+            report.add(Figure::new(id, "CPU, all of these together", name, unit, samples));
         }
     }
 }
@@ -324,7 +360,7 @@ const fn target(figure: &'static str, what: &'static str, most: f64) -> Target {
 pub(super) const TARGETS: [Target; 4] = [
     target("limiter.cpu.error", "CPU time, by how much it is not what was asked", 0.01),
     target("limiter.cpu.error.contended", "the same beside others that want every CPU", 0.01),
-    target("limiter.cpu.overrun", "how late a VM is stopped, p99", 0.0005),
+    target("limiter.cpu.overrun.beyond", "how late a VM is stopped, p99, beyond threads without one", 0.0005),
     target("limiter.cpu.wakes", "wake-ups of a halted guest, a period", 1.0),
 ];
 

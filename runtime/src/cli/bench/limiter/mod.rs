@@ -1,12 +1,12 @@
 //! `ringlet bench limiter`: what VMs get of what their limits allow, and what holding them to it costs.
 //!
-//! Modules for each resource: [`cpu`], its [`track`], and the [`pause`]s of the machine; [`disk`] and its [`window`],
-//! [`shares`] of tenants, and the [`cost`] of having no limits.
+//! Modules for each resource: [`cpu`], its [`track`], and the [`floor`] of threads without a VM; [`disk`] and its [`window`], [`shares`] of
+//! tenants, and the [`cost`] of having no limits.
 
 mod cost;
 mod cpu;
 mod disk;
-mod pause;
+mod floor;
 mod row;
 mod shares;
 mod track;

@@ -40,7 +40,7 @@ impl Track {
         Some((last.used - first.used) as f64 / asked as f64 - 1.0)
     }
 
-    /// The overrun of each throttling in nanoseconds, the smallest first.
+    /// The overrun of each throttling in nanoseconds.
     pub(super) fn overruns(&self) -> Vec<u64> {
         let each = |pair: &[Point]| match pair {
             // Of several at once it is not known which was late: each may have been.
@@ -50,16 +50,7 @@ impl Track {
             }
             _ => Vec::new(),
         };
-        let mut overruns: Vec<u64> = self.0.windows(2).flat_map(each).collect();
-        overruns.sort_unstable();
-        overruns
-    }
-
-    /// What at least 99 of 100 of them do not exceed.
-    pub(super) fn overrun_p99(&self) -> Option<u64> {
-        let overruns = self.overruns();
-        let rank = (overruns.len() * 99).div_ceil(100).max(1);
-        overruns.get(rank - 1).copied()
+        self.0.windows(2).flat_map(each).collect()
     }
 
     fn ends(&self) -> Option<(&Point, &Point)> {
@@ -93,19 +84,12 @@ mod tests {
     fn one_moment_says_nothing() {
         assert_eq!(track(&[]).error(10), None);
         let one = track(&[point(1, 1, 1, 1)]);
-        assert_eq!((one.error(10), one.overrun_p99()), (None, None));
+        assert_eq!((one.error(10), one.overruns()), (None, vec![]));
     }
 
     #[test]
-    fn overruns_are_ranked_and_those_that_were_missed_count_as_the_worst() {
-        let mut points = vec![point(0, 0, 0, 0)];
-        points.extend((1..=198).map(|n| point(n, n, n, n)));
-        points.push(point(200, 200, 200, 298));
-        let track = track(&points);
-        // Two of 200 may have been 100 late.
-        assert_eq!(track.overrun_p99(), Some(1));
-        points.push(point(201, 201, 201, 400));
-        let more = super::tests::track(&points);
-        assert_eq!(more.overrun_p99(), Some(100));
+    fn overruns_that_were_not_seen_one_by_one_count_as_all_of_them_each() {
+        let track = track(&[point(0, 0, 0, 0), point(1, 1, 1, 5), point(3, 3, 3, 105), point(4, 4, 4, 106)]);
+        assert_eq!(track.overruns(), [5, 100, 100, 1]);
     }
 }
