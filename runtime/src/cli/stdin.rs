@@ -8,6 +8,7 @@ use ringlet::{ConsoleInput, SerialInput, Vm};
 use rustix::fs::{FileType, major, minor};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::CliResult;
 use super::terminal::{EscapeKeys, HELP, Key, write_if_ready};
 
 /// Tells the VM's console how large the terminal is, now and whenever it changes. Never returns.
@@ -59,13 +60,13 @@ impl Input {
 }
 
 /// Passes standard input on to the VM, from a thread that ends with the process.
-pub(super) fn feed_stdin(vms: &Arc<Vec<Vm>>, escape_keys: bool) -> io::Result<()> {
+pub(super) fn feed_stdin(vms: &Arc<Vec<Vm>>, escape_keys: bool) -> CliResult<()> {
     if !escape_keys && (io::stdin().is_terminal() || is_null(io::stdin())) {
         // A background job that reads its terminal would be stopped; and where nothing comes, nobody has to wait.
         return Ok(());
     }
     let vms = Arc::clone(vms);
-    std::thread::Builder::new().name("stdin".into()).stack_size(64 << 10).spawn(move || {
+    let thread = std::thread::Builder::new().name("stdin".into()).stack_size(64 << 10).spawn(move || {
         let Some(vm) = vms.first() else { return };
         let input = Input::of(vm);
         let mut keys = EscapeKeys::default();
@@ -79,7 +80,8 @@ pub(super) fn feed_stdin(vms: &Arc<Vec<Vm>>, escape_keys: bool) -> io::Result<()
                 return;
             }
         }
-    })?;
+    });
+    thread.map_err(|source| ringlet::Error::Thread { what: "standard input", source })?;
     Ok(())
 }
 

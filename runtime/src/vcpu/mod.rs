@@ -5,6 +5,7 @@
 //! every lock is released.
 
 mod bell;
+mod clock;
 pub(crate) mod control;
 mod history;
 mod setup;
@@ -20,13 +21,13 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringlet_boot::VcpuInit;
 use ringlet_devices::{Action, Then, Wait};
 use ringlet_metrics::{ExitKind, GuestErrorKind, guest_error};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, Result};
-use crate::kvm::sys::{self, PortAccess, Thread};
 use crate::kvm::Host;
+use crate::kvm::sys::{self, PortAccess, Thread};
 use crate::machine::Machine;
 use crate::outcome::{Crash, CrashCause, Outcome, Registers, VcpuReport};
+use clock::CpuClock;
 use control::{Control, Flow};
 use history::{ExitRecord, History};
 
@@ -105,37 +106,6 @@ fn serve(seed: VcpuSeed) -> (VcpuEnd, Vcpu) {
     };
     drop(clock);
     (VcpuEnd { outcome, report: vcpu.report() }, vcpu)
-}
-
-/// Publishes the thread's CPU time as a metric while it lives, and its last value after that.
-struct CpuClock {
-    machine: Arc<Machine>,
-    index: u32,
-}
-
-impl CpuClock {
-    fn start(seed: &VcpuSeed) -> Self {
-        let tid = rustix::thread::gettid().as_raw_nonzero();
-        let path = format!("/proc/self/task/{tid}/schedstat");
-        seed.machine.metrics.set_vcpu_clock(seed.index, Box::new(move || cpu_nanos(&path)));
-        Self { machine: Arc::clone(&seed.machine), index: seed.index }
-    }
-}
-
-impl Drop for CpuClock {
-    fn drop(&mut self) {
-        self.machine.cpu.leave(self.index);
-        // The same time, without a file.
-        let time = clock_gettime(ClockId::ThreadCPUTime);
-        let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
-        self.machine.metrics.freeze_vcpu_clock(self.index, u64::try_from(nanos).unwrap_or(0));
-    }
-}
-
-/// Nanoseconds on a CPU: the first number of a task's `schedstat` (Documentation/scheduler/sched-stats.rst).
-fn cpu_nanos(schedstat: &str) -> u64 {
-    let text = std::fs::read_to_string(schedstat).unwrap_or_default();
-    text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// A vCPU in service.
