@@ -23,7 +23,7 @@
 mod common;
 
 use std::num::NonZero;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::guest::{Code, pattern};
 use common::{Host, block_on, on_both_engines, rounds, small, until_exits, until_output_is_full, within};
@@ -301,8 +301,13 @@ on_both_engines! {
     }
 
     async fn a_time_limit_while_the_last_output_waits_ends_the_wait_with_the_guests_outcome(host: Host) {
-        let config = small().timeout(Duration::from_secs(3));
-        let (vm, _unread) = host.launch_piped(&Code::new().print_pattern(6_000).exit(3), config);
+        let code = Code::new().print_pattern(6_000).exit(3);
+        // How long the guest takes depends on the machine, so it is tried; the limit is to come after its end.
+        let begun = Instant::now();
+        let (tried, _unread) = host.launch_piped(&code, small());
+        common::eventually("the guest ends", || tried.state() == VmState::Stopping);
+        let config = small().timeout(begun.elapsed() * 4 + Duration::from_secs(1));
+        let (vm, _unread) = host.launch_piped(&code, config);
         assert_eq!(*within(vm.wait()).await, Outcome::Exited { code: 3 });
         assert!(vm.metrics().serial_dropped_bytes.get() > 0);
     }
