@@ -68,7 +68,7 @@ impl LogWriter {
         }
         let (queue, lines) = mpsc::sync_channel(QUEUE);
         let (end, ended) = mpsc::channel();
-        spawn(Box::new(move || write_all(&lines, stream, end)))?;
+        spawn(Box::new(move || write_all(lines, stream, end)))?;
         Ok(self.running.get_or_init(|| Running { queue, ended: Mutex::new(ended) }))
     }
 
@@ -94,10 +94,12 @@ impl LogWriter {
 }
 
 /// The thread: writes until the end. That the stream is gone concerns nobody.
-fn write_all(lines: &Receiver<Message>, mut stream: impl Write, end: Sender<()>) {
+fn write_all(lines: Receiver<Message>, mut stream: impl Write, end: Sender<()>) {
     while let Ok(Some(line)) = lines.recv() {
         let _ = stream.write_all(&line).and_then(|()| stream.flush());
     }
+    // From here on a line is one that is dropped: first this, then who waits for the end is told.
+    drop(lines);
     drop(end);
 }
 
