@@ -2,7 +2,9 @@
 //!
 //! Pure: what was used is an argument, and so is the time; both are nanoseconds since some beginning of their own. A
 //! quota is granted for each period. What was used beyond it is taken off the periods after; what was not used lapses
-//! with its period. Never waits, reads no clock, and knows neither threads nor VMs.
+//! with its period. To stop takes some CPU time by itself: how much is learned from the throttlings before, and the VM
+//! is told to stop so much earlier; if that was too early, the rest is not lost. Never waits, reads no clock, and knows
+//! neither threads nor VMs.
 
 /// `cpu.max` in nanoseconds. Both are at least one millisecond (the configuration sees to it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,11 +16,13 @@ pub(crate) struct Max {
 /// CPU time that is not worth entering a guest for, and counts as none: about what leaving and entering it costs. It is
 /// not lost, since it is added to the next period's.
 const GRAIN: u64 = 50_000;
+/// The most that stopping is expected to take.
+const MAX_LATENESS: u64 = 500_000;
 
 /// What a VM may do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It may use this much before the present period ends.
+    /// It may use this much before the present period ends, or it is told to stop.
     Left { nanos: u64, period_end: u64 },
     /// It may use nothing until then.
     Throttled { until: u64 },
@@ -44,6 +48,13 @@ struct Sample {
     used: u64,
 }
 
+/// What was used too much, or not, when a VM had stopped.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    late: u64,
+    early: u64,
+}
+
 /// A VM's account of CPU time.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -54,8 +65,10 @@ pub(crate) struct Budget {
     granted: u64,
     seen: Sample,
     throttled: bool,
-    /// The overrun of the present throttling is counted.
-    overrun_counted: bool,
+    /// How the present throttling came about, once that is known.
+    stop: Option<Stop>,
+    /// What is expected to be used after the VM was told to stop.
+    lateness: u64,
     stat: Stat,
 }
 
@@ -68,7 +81,8 @@ impl Budget {
             granted: used.saturating_add(max.quota),
             seen: Sample { now, used },
             throttled: false,
-            overrun_counted: false,
+            stop: None,
+            lateness: 0,
             stat: Stat::default(),
         }
     }
@@ -94,7 +108,7 @@ impl Budget {
         self.charge(now, used);
         let Sample { now, used } = self.seen;
         let owed = used.saturating_sub(self.granted);
-        self.count_overrun(owed);
+        self.count_overrun(used);
         self.max = max;
         self.start = now;
         self.granted = used.saturating_add(max.quota).saturating_sub(owed);
@@ -117,8 +131,11 @@ impl Budget {
 
     /// `passed` periods have ended since the present one began.
     fn begin_period(&mut self, passed: u64, now: u64, used: u64) {
+        let start = self.start.saturating_add(passed.saturating_mul(self.max.period));
         if self.throttled {
-            self.count_overrun(used.saturating_sub(self.granted));
+            // Who looks now was woken for it, and that is of the new period: what all used since it began, if the others
+            // did nothing yet.
+            self.count_overrun(used.saturating_sub(now - start).max(self.seen.used));
             // The first of them is counted, and in the last one it may go on.
             let more = passed.min(self.periods_to_wait(used).saturating_sub(1));
             self.stat.throttled_periods = self.stat.throttled_periods.saturating_add(more);
@@ -126,19 +143,28 @@ impl Budget {
         if self.throttled || used > self.seen.used {
             self.stat.periods = self.stat.periods.saturating_add(passed);
         }
-        let start = self.start.saturating_add(passed.saturating_mul(self.max.period));
-        let lapsed = self.used_at(start, Sample { now, used }).saturating_add(self.max.quota);
+        let used = self.used_at(start, Sample { now, used });
+        // It was stopped before it could use the last of it, or not woken for so little.
+        let kept = if self.throttled { self.least() } else { 0 };
+        let lapsed = used.saturating_add(kept).saturating_add(self.max.quota);
         let granted = self.granted.saturating_add(passed.saturating_mul(self.max.quota));
         self.granted = granted.min(lapsed);
         self.start = start;
     }
 
-    /// Counts, once for each throttling, by how much the VM was late in stopping.
-    fn count_overrun(&mut self, overrun: u64) {
-        if self.throttled && !self.overrun_counted {
-            self.overrun_counted = true;
-            self.stat.overrun_nanos = self.stat.overrun_nanos.saturating_add(overrun);
+    /// The VM had used `used` when it had stopped. Counts, once for each throttling, by how much it was late.
+    fn count_overrun(&mut self, used: u64) {
+        if self.throttled && self.stop.is_none() {
+            let (late, early) = (used.saturating_sub(self.granted), self.granted.saturating_sub(used));
+            self.stop = Some(Stop { late, early });
+            self.stat.overrun_nanos = self.stat.overrun_nanos.saturating_add(late);
         }
+    }
+
+    /// Expects the VM to be as late as it was, and mostly as the latest were, so that few are later.
+    fn expect(&mut self, Stop { late, early }: Stop) {
+        let lateness = self.lateness.saturating_add(late.min(MAX_LATENESS) / 4).saturating_sub(early / 16);
+        self.lateness = lateness.min(MAX_LATENESS).min(self.max.quota / 8);
     }
 
     /// What had been used at `at`, between the last look and this one: nobody looked, so as if it was used evenly.
@@ -154,13 +180,17 @@ impl Budget {
 
     fn stand(&mut self, used: u64) -> Standing {
         let left = self.granted.saturating_sub(used);
-        if left > self.grain() {
+        if left > self.least() {
             self.throttled = false;
-            return Standing::Left { nanos: left, period_end: self.start.saturating_add(self.max.period) };
+            if let Some(stop) = self.stop.take() {
+                self.expect(stop);
+            }
+            let nanos = left.saturating_sub(self.lateness).max(self.grain());
+            return Standing::Left { nanos, period_end: self.start.saturating_add(self.max.period) };
         }
         if !self.throttled {
             self.throttled = true;
-            self.overrun_counted = false;
+            self.stop = None;
             self.stat.throttled_periods = self.stat.throttled_periods.saturating_add(1);
         }
         let wait = self.periods_to_wait(used).saturating_mul(self.max.period);
@@ -169,8 +199,13 @@ impl Budget {
 
     /// After how many further periods there is something to use: at least one.
     fn periods_to_wait(&self, used: u64) -> u64 {
-        let missing = used.saturating_add(self.grain()).saturating_sub(self.granted);
+        let missing = used.saturating_add(self.least()).saturating_sub(self.granted);
         missing / self.max.quota + 1
+    }
+
+    /// With no more than this left, a VM is told to stop.
+    fn least(&self) -> u64 {
+        self.lateness.saturating_add(self.grain())
     }
 
     fn grain(&self) -> u64 {

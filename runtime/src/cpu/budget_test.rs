@@ -34,7 +34,8 @@ fn what_was_used_too_much_is_taken_off_the_periods_after() {
     let mut budget = Budget::new(TENTH, 0, 0);
     assert_eq!(budget.charge(34 * MS, 34 * MS), Standing::Throttled { until: 300 * MS });
     assert_eq!(budget.charge(250 * MS, 34 * MS), Standing::Throttled { until: 300 * MS });
-    assert_eq!(budget.charge(300 * MS, 34 * MS), left(6 * MS, 400 * MS));
+    // But for what stopping is expected to take from now on.
+    assert_eq!(budget.charge(300 * MS, 34 * MS), left(6 * MS - 125_000, 400 * MS));
     let stat = Stat { periods: 3, throttled_periods: 3, throttled_nanos: 266 * MS, overrun_nanos: 24 * MS };
     assert_eq!(budget.stat(), stat);
 }
@@ -44,10 +45,46 @@ fn a_rest_that_is_not_worth_entering_for_counts_as_none_and_is_not_lost() {
     let mut budget = Budget::new(TENTH, 0, 0);
     let used = 10 * MS - GRAIN;
     assert_eq!(budget.charge(10 * MS, used), Standing::Throttled { until: 100 * MS });
-    assert_eq!(budget.charge(100 * MS, used), left(10 * MS, 200 * MS), "no more than a quota");
-    let used = used + 10 * MS + GRAIN / 2;
+    assert_eq!(budget.charge(100 * MS, used), left(10 * MS + GRAIN, 200 * MS));
+    let used = used + 10 * MS;
     assert_eq!(budget.charge(110 * MS, used), Standing::Throttled { until: 200 * MS });
-    assert_eq!(budget.charge(200 * MS, used), left(10 * MS - GRAIN / 2, 300 * MS));
+    // However long nobody looks, no more is kept.
+    assert_eq!(budget.charge(1000 * MS, used), left(10 * MS + GRAIN, 1100 * MS));
+    assert_eq!(budget.stat().overrun_nanos, 0);
+}
+
+#[test]
+fn a_vm_is_told_to_stop_as_much_earlier_as_it_was_late_before() {
+    let mut budget = Budget::new(TENTH, 0, 0);
+    let (mut now, mut used, mut overruns) = (0, 0, Vec::new());
+    for period in 1..=50 {
+        let before = budget.stat().overrun_nanos;
+        while let Standing::Left { nanos, .. } = budget.charge(now, used) {
+            (now, used) = (now + nanos, used + nanos);
+        }
+        // It is told, and its other vCPU goes on for a while.
+        (now, used) = (now + 200_000, used + 200_000);
+        budget.charge(now, used);
+        now = period * 100 * MS;
+        budget.charge(now, used);
+        overruns.push(budget.stat().overrun_nanos - before);
+    }
+    assert_eq!(overruns[0], 200_000);
+    assert!(overruns[20..].iter().all(|late| *late < 60_000), "{overruns:?}");
+    assert!(used.abs_diff(50 * 10 * MS) < 300_000, "{used}: all of its quota");
+}
+
+#[test]
+fn who_is_woken_by_a_new_period_is_not_late() {
+    let mut budget = Budget::new(TENTH, 0, 0);
+    budget.charge(11 * MS, 11 * MS);
+    // Its threads look 0.3 ms after the beginning, having used that.
+    budget.charge(100 * MS + 300_000, 11 * MS + 300_000);
+    assert_eq!(budget.stat().overrun_nanos, MS);
+    // Unless they used more than there was time for since.
+    budget.charge(150 * MS, 21 * MS);
+    budget.charge(200 * MS + 300_000, 23 * MS);
+    assert_eq!(budget.stat().overrun_nanos, MS + 2 * MS + 700_000);
 }
 
 #[test]
@@ -79,7 +116,7 @@ fn a_new_limit_holds_at_once_and_old_overrun_is_still_owed() {
     let mut budget = Budget::new(TENTH, 0, 0);
     budget.charge(20 * MS, 15 * MS);
     let double = Max { quota: 20 * MS, period: 50 * MS };
-    assert_eq!(budget.set_max(double, 30 * MS, 15 * MS), left(15 * MS, 80 * MS));
+    assert_eq!(budget.set_max(double, 30 * MS, 15 * MS), left(15 * MS - 125_000, 80 * MS));
     assert_eq!(budget.max(), double);
     assert_eq!(budget.stat().overrun_nanos, 5 * MS);
     let tiny = Max { quota: MS, period: 1000 * MS };
