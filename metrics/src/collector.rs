@@ -98,6 +98,7 @@ impl Families {
                 vec![spec.sample(&[vm.id()], seconds(vm.cpu_throttled_nanos.get()))]
             }),
             each(&CPU_OVERRUN, |spec, vm| vec![spec.sample(&[vm.id()], seconds(vm.cpu_overrun_nanos.get()))]),
+            each(&CPU_TIMER_EXITS, |spec, vm| vec![spec.sample(&[vm.id()], vm.cpu_timer_exits.get() as f64)]),
             each(&BUFFER, |spec, vm| buffer(spec, vm, |reading| reading.used)),
             each(&BUFFER_PEAK, |spec, vm| buffer(spec, vm, |reading| reading.peak)),
             each(&BUFFER_MAX, |spec, vm| buffer(spec, vm, |reading| reading.max)),

@@ -81,6 +81,8 @@ pub struct VmMetrics {
     pub cpu_throttled_nanos: Counter,
     /// CPU time that it used beyond its quota and that was taken off later periods, in nanoseconds.
     pub cpu_overrun_nanos: Counter,
+    /// How often an exact timer of its CPU time brought a vCPU out of the guest.
+    pub cpu_timer_exits: Counter,
     pub(crate) labels: VmLabels,
     clocks: Mutex<Vec<VcpuClock>>,
     /// By order of registration.
@@ -131,6 +133,7 @@ impl VmMetrics {
             cpu_throttled_periods: Counter::new(),
             cpu_throttled_nanos: Counter::new(),
             cpu_overrun_nanos: Counter::new(),
+            cpu_timer_exits: Counter::new(),
             labels: info.into(),
             clocks: Mutex::default(),
             devices: Mutex::default(),

@@ -106,6 +106,7 @@ fn every_number_reaches_its_series_in_base_units() {
     vm.cpu_throttled_periods.add(4);
     vm.cpu_throttled_nanos.add(250_000_000);
     vm.cpu_overrun_nanos.add(125_000_000);
+    vm.cpu_timer_exits.add(5);
     vm.freeze_vcpu_clock(1, 250_000_000);
     vm.register_buffers(Arc::new(Account));
     shard.busy_nanos.add_duration(Duration::from_millis(2500));
@@ -124,6 +125,7 @@ fn every_number_reaches_its_series_in_base_units() {
         (r#"ringlet_vm_cpu_throttled_periods_total{vm="v"}"#, 4.0),
         (r#"ringlet_vm_cpu_throttled_seconds_total{vm="v"}"#, 0.25),
         (r#"ringlet_vm_cpu_overrun_seconds_total{vm="v"}"#, 0.125),
+        (r#"ringlet_vm_cpu_timer_exits_total{vm="v"}"#, 5.0),
         (r#"ringlet_vm_buffer_bytes{vm="v"}"#, 6.0),
         (r#"ringlet_vm_buffer_peak_bytes{vm="v"}"#, 7.0),
         (r#"ringlet_vm_buffer_max_bytes{vm="v"}"#, 8.0),

@@ -97,6 +97,12 @@ pub(crate) const CPU_THROTTLED: Spec = spec(
     &["vm"],
     "Time for which the VM was kept from running by its CPU limit (throttled_usec of cgroup v2).",
 );
+pub(crate) const CPU_TIMER_EXITS: Spec = spec(
+    "ringlet_vm_cpu_timer_exits_total",
+    COUNTER,
+    &["vm"],
+    "Exits of vCPUs by exact timers of CPU time (perf_event_open), which fire while the guest runs, not while it is halted.",
+);
 pub(crate) const CPU_OVERRUN: Spec = spec(
     "ringlet_vm_cpu_overrun_seconds_total",
     COUNTER,
@@ -372,7 +378,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 63] = [
+pub(crate) const ALL: [&Spec; 64] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -391,6 +397,7 @@ pub(crate) const ALL: [&Spec; 63] = [
     &CPU_THROTTLED_PERIODS,
     &CPU_THROTTLED,
     &CPU_OVERRUN,
+    &CPU_TIMER_EXITS,
     &BUFFER,
     &BUFFER_PEAK,
     &BUFFER_MAX,

@@ -23,6 +23,7 @@ fn good() -> Facts {
             pid_max: Some(1 << 22),
             cgroup_pids: None,
             mappings: Some(65530),
+            cpu_timers: Ok(()),
         },
         memory: Memory { available: 1 << 34, huge_pages: 9, huge_pages_free: 9, huge_page_size: 2 << 20 },
         cgroup: Cgroup {
@@ -162,6 +163,15 @@ fn limits_are_judged_by_the_vms_that_fit() {
     let root = |facts: &mut Facts| (facts.limits.user_threads, facts.identity.uid) = (Some(10), 0);
     assert_eq!(status_after("limits.threads", root), Status::Ok);
     assert_eq!(status_after("limits.mappings", |facts| facts.limits.mappings = Some(100)), Status::Warn);
+}
+
+#[test]
+fn without_exact_timers_of_cpu_time_there_are_others() {
+    let refused = after(|facts| facts.limits.cpu_timers = Err("Permission denied (os error 13)".into()));
+    let item = item(&refused, "limits.cpu_timers");
+    assert_eq!(item.status, Status::Warn);
+    assert!(item.found.contains("ticks") && item.found.contains("Permission denied"), "{item:?}");
+    assert!(item.remedy.as_deref().is_some_and(|remedy| remedy.contains("CAP_PERFMON")), "{item:?}");
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub(super) struct Capability {
 pub(super) type Limit = Option<u64>;
 
 /// Limits of the process and of the machine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Limits {
     pub(super) open_files_soft: Limit,
     pub(super) open_files_hard: Limit,
@@ -102,6 +102,8 @@ pub(super) struct Limits {
     pub(super) cgroup_pids: Limit,
     /// Sysctl `vm.max_map_count`: mappings of one process.
     pub(super) mappings: Limit,
+    /// Whether threads may have exact timers of CPU time, or why not.
+    pub(super) cpu_timers: Result<(), String>,
 }
 
 /// From `/proc/meminfo`.

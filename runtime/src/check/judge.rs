@@ -29,6 +29,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Item> {
         threads(&facts.limits, facts.identity.uid),
         locked_memory(facts.limits.locked_memory, &facts.kernel),
         mappings(facts.limits.mappings),
+        cpu_timers(&facts.limits.cpu_timers),
         memory(&facts.memory),
         huge_pages(&facts.memory),
     ]);
@@ -129,6 +130,22 @@ fn mappings(limit: Limit) -> Item {
     let found = format!("{} (vm.max_map_count)", number(limit));
     let item = Item::new("limits.mappings", "memory mappings").verdict(status, found, means);
     if status == Status::Ok { item } else { item.remedy("sudo sysctl vm.max_map_count=1048576") }
+}
+
+fn cpu_timers(exact: &Result<(), String>) -> Item {
+    let item = Item::new("limits.cpu_timers", "timers of CPU time");
+    match exact {
+        Ok(()) => item.verdict(
+            Status::Ok,
+            "exact",
+            "a VM that has used up its cpu.max is stopped within some tenths of a millisecond",
+        ),
+        Err(error) => {
+            let means = "a VM that has used up its cpu.max is stopped some milliseconds late at times, and pays it back";
+            item.verdict(Status::Warn, format!("at the scheduler's ticks (perf_event_open: {error})"), means)
+                .remedy("sudo sysctl kernel.perf_event_paranoid=1, or give it CAP_PERFMON")
+        }
+    }
 }
 
 /// The verdict on a limit that allows this many VMs.

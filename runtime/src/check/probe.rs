@@ -117,6 +117,7 @@ fn limits(files: &Files) -> Limits {
         pid_max: files.number("proc/sys/kernel/pid_max"),
         cgroup_pids: probe_cgroup::pids_max(files),
         mappings: files.number("proc/sys/vm/max_map_count"),
+        cpu_timers: crate::cpu::try_exact_timer().map_err(|error| error.to_string()),
     }
 }
 

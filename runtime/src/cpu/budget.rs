@@ -110,6 +110,7 @@ impl Budget {
         let owed = used.saturating_sub(self.granted);
         self.count_overrun(used);
         self.max = max;
+        self.lateness = self.lateness.min(max.quota / 8);
         self.start = now;
         self.granted = used.saturating_add(max.quota).saturating_sub(owed);
         self.throttled = false;

@@ -28,11 +28,11 @@ impl CpuLimiter {
             None => {
                 state.tell(&self.metrics);
                 state.enforced = None;
-                state.members.iter_mut().flatten().for_each(|member| member.timers = None);
             }
         }
         // Whoever runs or waits looks again under the new limit, and whoever is parked before it enters the guest.
         self.until.store(LOOK_AGAIN, Ordering::SeqCst);
+        self.look_first.store(u32::MAX, Ordering::SeqCst);
         // And until somebody has looked, the event loop goes on.
         self.hold.set(None);
         drop(state);

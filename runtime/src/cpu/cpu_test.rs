@@ -129,6 +129,30 @@ fn limits_change_while_a_vm_runs_waits_and_is_paused() {
     });
 }
 
+/// The timers that bring a vCPU out are its own thread's to set: each looks before it enters the guest, not only the first.
+#[test]
+fn sec_02_a_limit_set_during_a_pause_holds_every_vcpu() {
+    on_both_engines(|host| {
+        let seen = Seen::launch(&host, &VmConfig::new("burst").memory_mib(16).vcpus(2).args(["1000", "0"]));
+        seen.until(Status::Running);
+        for _ in 0..3 {
+            block_on(seen.vm.pause()).unwrap();
+            block_on(seen.vm.set_limits(LimitsConfig::default().cpu_max(1_900_000, 1_000_000))).unwrap();
+            block_on(seen.vm.resume()).unwrap();
+            let are_set = |state: &State| {
+                let mut members = state.members.iter().flatten();
+                members.all(|member| member.timers.is_some() && member.due > 0)
+            };
+            eventually("both have timers", || are_set(&seen.machine.cpu.lock()));
+            block_on(seen.vm.set_limits(LimitsConfig::default())).unwrap();
+            let are_closed =
+                |state: &State| state.members.iter().flatten().all(|member| member.timers.is_none());
+            eventually("both have closed them", || are_closed(&seen.machine.cpu.lock()));
+        }
+        assert_eq!(*block_on(seen.vm.stop()), Outcome::Stopped);
+    });
+}
+
 #[test]
 fn what_a_vm_owes_stays_owed_under_a_new_limit() {
     on_both_engines(|host| {

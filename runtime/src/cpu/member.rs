@@ -4,7 +4,8 @@ use std::io;
 
 use rustix::process::{Pid, getpriority_process, setpriority_process};
 
-use super::pace::Alarm;
+use super::pace::{Alarm, Shares};
+use super::task_clock::TaskClock;
 use super::weight;
 use crate::error::{Error, Result};
 use crate::kvm::sys::{ThreadClock, ThreadTimer};
@@ -20,8 +21,10 @@ pub(super) struct Member {
     pub(super) used: u64,
     /// What it used between the last two looks.
     pub(super) progress: u64,
-    /// What it had used when the timers were set.
+    /// What it had used when any vCPU last set timers.
     pub(super) at_alarm: u64,
+    /// What it will have used when its timer of CPU time fires; 0: that is not set.
+    pub(super) due: u64,
     /// Its timer of real time is set.
     pub(super) armed: bool,
     /// It ran for a quarter of the time or more between the last two looks at a VM that might run.
@@ -31,9 +34,26 @@ pub(super) struct Member {
     pub(super) quiet_until: u64,
 }
 
+/// The timers that anybody may set, and one for the thread itself.
 pub(super) struct Timers {
-    pub(super) cpu: ThreadTimer,
-    pub(super) real: ThreadTimer,
+    /// Of CPU time, at the next of the scheduler's ticks at which the thread runs.
+    cpu: ThreadTimer,
+    real: ThreadTimer,
+    exact: Exact,
+}
+
+/// A timer of CPU time that does not wait for ticks.
+enum Exact {
+    /// The thread has not asked for one yet.
+    Unknown,
+    Refused,
+    Granted(TaskClock),
+}
+
+impl Timers {
+    fn exact(&self) -> Option<&TaskClock> {
+        if let Exact::Granted(timer) = &self.exact { Some(timer) } else { None }
+    }
 }
 
 impl Member {
@@ -42,8 +62,43 @@ impl Member {
         if let Some(timers) = &self.timers {
             timers.cpu.set(0);
             timers.real.set(0);
+            if let Some(timer) = timers.exact() {
+                timer.set(0);
+            }
         }
-        self.armed = false;
+        (self.armed, self.due) = (false, 0);
+    }
+
+    pub(super) fn close_timers(&mut self) {
+        self.timers = None;
+        (self.armed, self.due) = (false, 0);
+    }
+
+    /// Called by the thread itself: asks for an exact timer if there are timers at all.
+    pub(super) fn ask_for_exact(&mut self) {
+        let Some(timers) = &mut self.timers else { return };
+        if matches!(timers.exact, Exact::Unknown) {
+            timers.exact = TaskClock::new(self.thread).map_or_else(
+                |error| {
+                    tracing::debug!(%error, "no exact timer of CPU time; `ringlet check` tells what is missing");
+                    Exact::Refused
+                },
+                Exact::Granted,
+            );
+        }
+    }
+
+    /// Called by the thread itself: sets its exact timer.
+    pub(super) fn claim(&mut self, nanos: u64) {
+        if let Some(timer) = self.timers.as_ref().and_then(Timers::exact) {
+            timer.set(nanos);
+            self.due = self.used.saturating_add(nanos);
+        }
+    }
+
+    /// What its exact timer still lets it use.
+    fn holds(&self) -> u64 {
+        self.due.saturating_sub(self.used)
     }
 
     /// The calling thread.
@@ -58,8 +113,9 @@ impl Member {
             used: 0,
             progress: 0,
             at_alarm: 0,
+            due: 0,
             armed: false,
-            active: true,
+            active: false,
             sleeps: 0,
             quiet_until: 0,
         })
@@ -69,7 +125,7 @@ impl Member {
         if self.timers.is_none() {
             let make = || -> io::Result<Timers> {
                 let (cpu, real) = (ThreadTimer::cpu(&self.clock)?, ThreadTimer::real(&self.clock)?);
-                Ok(Timers { cpu, real })
+                Ok(Timers { cpu, real, exact: Exact::Unknown })
             };
             self.timers = Some(make().map_err(Error::io(
                 "making a timer for cpu.max (if there are too many, raise RLIMIT_SIGPENDING, `ulimit -i`)",
@@ -79,19 +135,54 @@ impl Member {
     }
 }
 
+/// What the exact timers of all but vCPU `index` still let them use.
+pub(super) fn held_by_others(members: &[Option<Member>], index: usize) -> u64 {
+    let others = members.iter().enumerate().filter(|(place, _)| *place != index);
+    let held = others.filter_map(|(_, member)| member.as_ref()).map(Member::holds);
+    held.fold(0, u64::saturating_add)
+}
+
+/// Those whose exact timers let them use more than their share: they are to be brought out, and set them anew themselves.
+/// Nobody does it for them: the kernel would busily wait for the thread's CPU, which its host may just have taken away.
+pub(super) fn holding_too_much(members: &[Option<Member>], shares: Shares, index: usize) -> Vec<usize> {
+    let others = members.iter().enumerate().filter(|(place, _)| *place != index);
+    let excess = |member: &Member| shares.is_excess(member.active, member.holds());
+    others.filter(|(_, member)| member.as_ref().is_some_and(excess)).map(|(place, _)| place).collect()
+}
+
+/// Sets the exact timer of the calling thread, that of vCPU `index`, and the timer of real time for vCPU `holder`.
+pub(super) fn set_own_timer(members: &mut [Option<Member>], alarm: Alarm, index: usize, holder: usize) {
+    let after = alarm.wake.saturating_sub(alarm.set_at).max(1);
+    for (place, member) in members.iter_mut().enumerate() {
+        let Some(member) = member else { continue };
+        let Some(timers) = &member.timers else { continue };
+        set_real(&timers.real, &mut member.armed, place == holder, after);
+        member.at_alarm = member.used;
+        if place == index {
+            member.claim(alarm.cpu);
+        }
+    }
+}
+
 /// Sets the timers of all threads: that of real time for vCPU `holder`, and for all that ran if the end is near.
-pub(super) fn set_timers(members: &mut [Option<Member>], now: u64, alarm: Alarm, holder: usize) {
-    let after = alarm.wake.saturating_sub(now).max(1);
+pub(super) fn set_timers(members: &mut [Option<Member>], alarm: Alarm, holder: usize) {
+    let after = alarm.wake.saturating_sub(alarm.set_at).max(1);
     for (place, member) in members.iter_mut().enumerate() {
         let Some(member) = member else { continue };
         let Some(timers) = &member.timers else { continue };
         timers.cpu.set(alarm.cpu);
         let arm = place == holder || alarm.near && member.active && member.quiet_until <= alarm.wake;
-        if arm || member.armed {
-            timers.real.set(if arm { after } else { 0 });
-        }
-        (member.armed, member.at_alarm) = (arm, member.used);
+        set_real(&timers.real, &mut member.armed, arm, after);
+        (member.at_alarm, member.due) = (member.used, member.used.saturating_add(alarm.cpu));
     }
+}
+
+/// Sets a timer of real time, or takes it back if it is set.
+fn set_real(timer: &ThreadTimer, armed: &mut bool, arm: bool, after: u64) {
+    if arm || *armed {
+        timer.set(if arm { after } else { 0 });
+    }
+    *armed = arm;
 }
 
 /// The vCPU that used the most since the last look, if any did.
@@ -101,6 +192,12 @@ pub(super) fn busiest(members: &[Option<Member>]) -> Option<usize> {
         .filter(|(_, member)| member.progress > 0)
         .max_by_key(|(_, member)| member.progress)
         .map(|(at, _)| at)
+}
+
+/// Whether all threads have exact timers.
+pub(super) fn are_exact(members: &[Option<Member>]) -> bool {
+    let mut timers = members.iter().flatten().map(|member| member.timers.as_ref());
+    timers.all(|timers| timers.is_some_and(|timers| timers.exact().is_some()))
 }
 
 /// How many may use CPU time at once: the vCPUs that ran, one more that may wake, and the event loop if it does work.

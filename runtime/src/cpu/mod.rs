@@ -2,7 +2,7 @@
 //!
 //! All vCPUs of a VM share one [`Budget`], and the time that the event loop spends on the VM's devices is charged to it
 //! too. What was used is read from the threads' CPU clocks, whoever looks reads all. A vCPU looks when one of its timers
-//! ([`pace`]) brings it out of the guest; one that finds nothing left brings out the others, and each waits on its own
+//! ([`pace`]; exact ones, [`task_clock`], where the kernel grants them) brings it out of the guest; one that finds nothing left brings out the others, and each waits on its own
 //! thread, as a vCPU that can be paused and stopped. A VM without a limit pays a load of an atomic for each exit.
 //!
 //! Locks: what is held here is never held while a vCPU is kicked or looked at.
@@ -11,9 +11,11 @@ mod budget;
 mod change;
 mod member;
 mod pace;
+mod state;
+mod task_clock;
 mod weight;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -25,16 +27,20 @@ use crate::config::{CpuLimits, CpuMax};
 use crate::error::Result;
 use crate::vcpu::VcpuControl;
 use crate::vcpu::control::Flow;
-use budget::{Budget, Max, Standing, Stat};
-use member::{Member, busiest, own_nice, set_nice, set_timers, sleeps_of_this_thread, users};
-use pace::{Alarm, Look, Pace, Progress};
+use budget::{Max, Standing};
+use member::{Member, own_nice, set_nice, sleeps_of_this_thread};
+use state::{Enforced, Left, Sleeps, State};
+use task_clock::TaskClock;
 pub use weight::DEFAULT_CPU_WEIGHT;
 
 /// A moment that has passed: whoever is to enter the guest looks first.
 const LOOK_AGAIN: u64 = 1;
 
-/// A VM that uses less than this in a period does nothing but be woken to be looked at. Nanoseconds.
-const IDLE: u64 = 200_000;
+/// Clocks that were read longer ago than this when the timers are set say nothing any more: the thread that looks has lost
+/// its CPU in between, and others have gone on. Nanoseconds.
+const STALE: u64 = 100_000;
+/// So often it looks at most: on a slow host it may always take so long.
+const LOOKS: u32 = 3;
 
 /// When the event loop looks again, or tries to change a limit again, if a vCPU looked at the same moment.
 pub(crate) const LOCKED: Duration = Duration::from_micros(200);
@@ -47,6 +53,8 @@ pub(crate) struct CpuLimiter {
     mono: MonoTime,
     /// Until when the VM is throttled; 0 if it is not, [`LOOK_AGAIN`] if nobody has looked yet.
     until: AtomicU64,
+    /// The vCPUs that are to look before they enter the guest, whatever they do until then: a bit each.
+    look_first: AtomicU32,
     /// When the event loop is to look; 0: not at all.
     watch: AtomicU64,
     state: Mutex<State>,
@@ -56,39 +64,6 @@ pub(crate) struct CpuLimiter {
     /// Rung when the event loop is to look.
     bell: Arc<Notify>,
     metrics: Arc<VmMetrics>,
-}
-
-struct State {
-    /// The vCPU threads that are there, by the vCPU's number.
-    members: Vec<Option<Member>>,
-    /// CPU time of those that have left.
-    gone: u64,
-    enforced: Option<Enforced>,
-    weight: u32,
-}
-
-/// A limit in force.
-struct Enforced {
-    budget: Budget,
-    pace: Pace,
-    /// What was used at the last look, by threads and event loop together, and by the latter alone.
-    used: u64,
-    shard: u64,
-    /// The event loop worked for the VM between the last two looks.
-    shard_active: bool,
-    /// When the clocks were read last, and whether nothing was left then.
-    read_at: u64,
-    throttled: bool,
-    idle_looks: u32,
-    /// What had been used when the timers were set.
-    at_alarm: u64,
-    alarm: Alarm,
-    /// When the event loop is to look; 0: not.
-    watch_at: u64,
-    /// When something was seen to have been used.
-    moved_at: u64,
-    /// What of the budget's account is in the metrics.
-    told: Stat,
 }
 
 impl CpuLimiter {
@@ -109,6 +84,7 @@ impl CpuLimiter {
             origin: Instant::now(),
             mono: MonoTime::now(),
             until: AtomicU64::new(0),
+            look_first: AtomicU32::new(0),
             watch: AtomicU64::new(0),
             state: Mutex::new(state),
             vcpus: vcpus.into(),
@@ -150,6 +126,11 @@ impl CpuLimiter {
         self.until.load(Ordering::SeqCst) != 0
     }
 
+    /// Whether vCPU `index` is to look before it enters the guest.
+    pub(crate) fn must_look(&self, index: u32) -> bool {
+        self.is_throttled() || self.look_first.load(Ordering::SeqCst) & bit(index) != 0
+    }
+
     /// Called by vCPU `index`'s own thread, outside of the guest: returns when it may enter it, with its timers set, or
     /// when it is to do something else.
     pub(crate) fn obtain(&self, index: u32) -> Flow {
@@ -170,13 +151,37 @@ impl CpuLimiter {
     /// was throttled until now.
     fn look(&self, index: usize, waited: bool) -> bool {
         let sleeps = Sleeps { count: sleeps_of_this_thread(), waited };
+        let own_bit = u32::try_from(index).map_or(0, bit);
+        self.look_first.fetch_and(!own_bit, Ordering::SeqCst);
         let before = self.watch.load(Ordering::SeqCst);
-        let throttled = self.settle(self.lock(), Some(index), |state, left| state.go_on(index, sleeps, left));
+        let mut throttled = false;
+        for again in 0..LOOKS {
+            let (mut read_at, mut excess) = (u64::MAX, Vec::new());
+            throttled = self.settle(self.lock(), Some(index), |state, left| {
+                read_at = left.now;
+                excess =
+                    if again == 0 { state.go_on(index, sleeps, left) } else { state.claim_anew(index, left) };
+            });
+            self.bring_out(&excess);
+            if throttled || self.now().saturating_sub(read_at) < STALE {
+                break;
+            }
+        }
         let watch = self.watch.load(Ordering::SeqCst);
         if watch != 0 && watch != before {
             self.bell.notify_one();
         }
         throttled
+    }
+
+    /// Has these vCPUs look before they go on.
+    fn bring_out(&self, places: &[usize]) {
+        for place in places {
+            if let (Some(vcpu), Ok(index)) = (self.vcpus.get(*place), u32::try_from(*place)) {
+                self.look_first.fetch_or(bit(index), Ordering::SeqCst);
+                vcpu.nudge();
+            }
+        }
     }
 
     /// When the VM's event loop is to call [`Self::inspect`], if at all. The bell is rung when that changes.
@@ -203,6 +208,9 @@ impl CpuLimiter {
         but: Option<usize>,
         go_on: impl FnOnce(&mut State, Left),
     ) -> bool {
+        if let Some(index) = but {
+            state.keep_own_timers(index);
+        }
         let now = self.now();
         let shard = self.shard_nanos();
         let standing = state.charge(now, shard);
@@ -280,116 +288,6 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How often a vCPU's thread has gone to sleep.
-#[derive(Clone, Copy)]
-struct Sleeps {
-    count: i64,
-    /// The last time, it was throttled: that says nothing of what the guest does.
-    waited: bool,
-}
-
-/// CPU time that is left.
-#[derive(Clone, Copy)]
-struct Left {
-    now: u64,
-    nanos: u64,
-    period_end: u64,
-}
-
-impl State {
-    /// Reads what every thread has used; returns their sum.
-    fn read(&mut self) -> u64 {
-        let mut sum = self.gone;
-        for member in self.members.iter_mut().flatten() {
-            let used = member.clock.nanos().unwrap_or(0).max(member.used);
-            member.progress = used - member.used;
-            member.used = used;
-            sum = sum.saturating_add(used);
-        }
-        sum
-    }
-
-    /// Charges what was used; `None` without a limit.
-    fn charge(&mut self, now: u64, shard: u64) -> Option<Standing> {
-        self.enforced.as_ref()?;
-        let used = self.read().saturating_add(shard);
-        let enforced = self.enforced.as_mut()?;
-        let standing = enforced.budget.charge(now, used);
-        let time = now.saturating_sub(enforced.read_at);
-        // Waiting for a period says nothing of what they do when they may.
-        if used > enforced.used && !enforced.throttled {
-            enforced.shard_active = shard > enforced.shard;
-            self.members.iter_mut().flatten().for_each(|member| member.active = member.progress >= time / 4);
-        }
-        enforced.throttled = matches!(standing, Standing::Throttled { .. });
-        enforced.read_at = now;
-        if used > enforced.used {
-            enforced.moved_at = now;
-        }
-        (enforced.used, enforced.shard) = (used, shard);
-        Some(standing)
-    }
-
-    /// There is time left: sets the timers. vCPU `index` looks, having slept so often.
-    fn go_on(&mut self, index: usize, sleeps: Sleeps, left: Left) {
-        let Self { members, enforced: Some(enforced), .. } = self else { return };
-        let (period, alarm) = (enforced.budget.max().period, enforced.alarm);
-        let (mut awake, mut slept) = (false, false);
-        if let Some(member) = members.get_mut(index).and_then(Option::as_mut) {
-            let nanos = member.used - member.at_alarm.min(member.used);
-            let progress = Progress { nanos, slept: sleeps.count != member.sleeps && !sleeps.waited };
-            // It was woken only if its timer was set, and not if it waited outside of the guest.
-            if !sleeps.waited && (member.armed || progress.nanos >= alarm.cpu) {
-                member.quiet_until = Pace::quiet_until(left.now, alarm, progress, period, member.quiet_until);
-            }
-            // Not as before: waiting for the lock is no sleep of the guest's.
-            member.sleeps = sleeps_of_this_thread();
-            slept = progress.slept;
-            awake = !progress.slept || progress.nanos > 0;
-        }
-        let idle =
-            left.now.saturating_sub(alarm.set_at) >= period && enforced.used - enforced.at_alarm < IDLE;
-        enforced.idle_looks = if idle { enforced.idle_looks.saturating_add(1) } else { 0 };
-        enforced.at_alarm = enforced.used;
-        let holder = if awake { index } else { busiest(members).unwrap_or(index) };
-        let quiet_until = members.get(holder).and_then(Option::as_ref).map_or(0, |member| member.quiet_until);
-        enforced.alarm = enforced.pace.alarm(enforced.at(left, members, slept), quiet_until);
-        enforced.watch_at = enforced.alarm.watch;
-        set_timers(members, left.now, enforced.alarm, holder);
-    }
-
-    /// The event loop looks, and there is time left: it may have to look again.
-    fn watch_on(&mut self, left: Left) {
-        let Self { members, enforced: Some(enforced), .. } = self else { return };
-        let still = left.now.saturating_sub(enforced.moved_at);
-        let at = Pace::watch(enforced.at(left, members, false), still);
-        enforced.watch_at = at.unwrap_or(0);
-    }
-
-    /// Nothing is left: vCPU `index`, which is not in the guest, needs no timer. The others keep theirs until they have
-    /// come out, should this thread have to wait for a CPU before it tells them.
-    fn halt(&mut self, index: Option<usize>) {
-        let own = index.and_then(|index| self.members.get_mut(index)).and_then(Option::as_mut);
-        if let Some(member) = own {
-            member.disarm();
-        }
-        if let Some(enforced) = &mut self.enforced {
-            enforced.watch_at = 0;
-        }
-    }
-
-    /// Adds to the metrics what is not there yet.
-    fn tell(&mut self, metrics: &VmMetrics) {
-        let Some(enforced) = &mut self.enforced else { return };
-        let (stat, told) = (enforced.budget.stat(), enforced.told);
-        metrics.cpu_periods.add(stat.periods - told.periods);
-        metrics.cpu_throttled_periods.add(stat.throttled_periods - told.throttled_periods);
-        metrics.cpu_throttled_nanos.add(stat.throttled_nanos - told.throttled_nanos);
-        metrics.cpu_overrun_nanos.add(stat.overrun_nanos - told.overrun_nanos);
-        enforced.told = stat;
-    }
-}
-
 impl From<CpuMax> for Max {
     fn from(max: CpuMax) -> Self {
         Self {
@@ -399,36 +297,14 @@ impl From<CpuMax> for Max {
     }
 }
 
-impl Enforced {
-    fn new(max: Max, now: u64, used: u64, shard: u64) -> Self {
-        Self {
-            budget: Budget::new(max, now, used),
-            pace: Pace { tick: tick() },
-            used,
-            shard,
-            shard_active: false,
-            idle_looks: 0,
-            read_at: now,
-            throttled: false,
-            at_alarm: used,
-            alarm: Alarm::default(),
-            watch_at: 0,
-            moved_at: now,
-            told: Stat::default(),
-        }
-    }
-
-    fn at(&self, left: Left, members: &[Option<Member>], sleeps: bool) -> Look {
-        let Left { now, nanos, period_end } = left;
-        let (users, idle_looks) = (users(members, self.shard_active), self.idle_looks);
-        Look { now, left: nanos, period_end, period: self.budget.max().period, users, idle_looks, sleeps }
-    }
+/// The bit of a vCPU.
+const fn bit(index: u32) -> u32 {
+    1_u32.wrapping_shl(index)
 }
 
-/// Nanoseconds between the scheduler's ticks, which are also those of the coarse clocks (clock_getres(2)).
-fn tick() -> u64 {
-    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
-    u64::try_from(tick.tv_nsec).unwrap_or(0).clamp(1_000_000, 10_000_000)
+/// Whether threads of this process may have timers of CPU time that do not wait for the scheduler's ticks.
+pub(crate) fn try_exact_timer() -> std::io::Result<()> {
+    TaskClock::new(rustix::thread::gettid()).map(drop)
 }
 
 /// Whether this process may give threads this weight: an error now rather than of a vCPU that has started.

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const MS: u64 = 1_000_000;
@@ -12,6 +14,7 @@ fn look(left: u64) -> Look {
         users: 1,
         idle_looks: 0,
         sleeps: false,
+        exact: None,
     }
 }
 
@@ -93,6 +96,50 @@ fn a_vm_that_does_nothing_is_looked_at_ever_less() {
     assert_eq!([1, 2, 3, 4, 60].map(idle), [200 * MS, 400 * MS, 800 * MS, 1000 * MS, 1000 * MS]);
     let long = Look { period: 1000 * MS, idle_looks: 5, ..look(50 * MS) };
     assert_eq!(PACE.alarm(long, 0).wake, 2000 * MS);
+}
+
+#[test]
+fn with_exact_timers_real_time_only_tells_of_new_periods() {
+    for left in [60 * MS, 3 * MS, 1] {
+        let exact = |nanos| Look { exact: Some(nanos), sleeps: true, ..look(left) };
+        assert_eq!(PACE.alarm(exact(2 * MS), 0), alarm(2 * MS, 1100 * MS));
+        assert_eq!(PACE.alarm(exact(2 * MS), 1150 * MS), alarm(2 * MS, 1150 * MS));
+    }
+    let idle = Look { exact: Some(2 * MS), idle_looks: 2, ..look(50 * MS) };
+    assert_eq!(PACE.alarm(idle, 0), alarm(2 * MS, 1400 * MS));
+}
+
+#[test]
+fn who_ran_gets_more_of_what_is_left() {
+    let shares = Shares::new(18 * MS, [true, false, true, false].into_iter(), false);
+    assert_eq!((shares.of(true), shares.of(false)), (8 * MS, MS));
+    let with_the_loop = Shares::new(17 * MS, [true, false].into_iter(), true);
+    assert_eq!((with_the_loop.of(true), with_the_loop.of(false)), (8 * MS, MS));
+    assert_eq!(Shares::new(50, [true].into_iter(), false).of(true), SHORTEST);
+}
+
+#[test]
+fn others_give_back_what_is_too_much_only_when_nothing_else_is_free() {
+    let shares = Shares::new(18 * MS, [true, true].into_iter(), false);
+    let claim = |held| shares.claim(true, held);
+    assert_eq!(claim(0), Claim { nanos: 9 * MS, give_back: false });
+    assert_eq!(claim(12 * MS), Claim { nanos: 6 * MS, give_back: false });
+    assert_eq!(claim(18 * MS - 2 * SHORTEST), Claim { nanos: 2 * SHORTEST, give_back: false });
+    assert_eq!(claim(18 * MS - SHORTEST), Claim { nanos: 9 * MS, give_back: true });
+    assert_eq!(claim(100 * MS), Claim { nanos: 9 * MS, give_back: true });
+    assert!(shares.is_excess(true, 15 * MS) && !shares.is_excess(true, 9 * MS + SHORTEST));
+}
+
+proptest! {
+    /// As long as nobody is asked to give something back, all together are never allowed more than is left, but for what it
+    /// takes to come out.
+    #[test]
+    fn sec_02_claims_are_never_more_than_there_is(left in 0..u64::MAX, held in 0..u64::MAX, active: bool, other: bool) {
+        let claim = Shares::new(left, [active, other].into_iter(), false).claim(active, held);
+        prop_assert!(claim.nanos >= SHORTEST);
+        prop_assert!(claim.nanos <= left.max(SHORTEST));
+        prop_assert!(claim.give_back || claim.nanos <= left.saturating_sub(held).max(SHORTEST));
+    }
 }
 
 #[test]

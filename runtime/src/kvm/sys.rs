@@ -31,10 +31,14 @@ struct SignalMask {
     sigset: [u8; 8],
 }
 
+/// Brings a vCPU thread out of the guest, and takes no place in the user's signal queue: that of exact timers of CPU time,
+/// and of others where that queue is full.
+pub(crate) const SPARE_KICK_SIGNAL: libc::c_int = libc::SIGSTKFLT;
+
 /// The signals that bring a vCPU thread out of the guest. The first is used, unless the user's signal queue
-/// (`RLIMIT_SIGPENDING`, which other processes share) is full: then the second, which takes no place in it.
+/// (`RLIMIT_SIGPENDING`, which other processes share) is full: then the second.
 fn kick_signals() -> [libc::c_int; 2] {
-    [SIGRTMIN() + 3, libc::SIGSTKFLT]
+    [SIGRTMIN() + 3, SPARE_KICK_SIGNAL]
 }
 
 /// Registers guest RAM as KVM memory slot `slot`.
@@ -151,9 +155,10 @@ impl Thread {
         Ok(Self(unsafe { libc::pthread_self() }))
     }
 
-    /// Removes the kick's signal if it is pending on the calling thread.
-    pub(crate) fn eat_kick() {
+    /// Removes the kick's signals if they are pending on the calling thread. Whether it was the spare one alone.
+    pub(crate) fn eat_kick() -> bool {
         let mut set = empty_sigset();
+        let (mut spare, mut other) = (false, false);
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `set` is initialised, the siginfo pointer may be null, and the timeout lives across the
         // call. With a zero timeout the call never waits.
@@ -161,7 +166,13 @@ impl Thread {
             for signal in kick_signals() {
                 libc::sigaddset(&mut set, signal);
             }
-            while libc::sigtimedwait(&set, std::ptr::null_mut(), &now) > 0 {}
+            loop {
+                match libc::sigtimedwait(&set, std::ptr::null_mut(), &now) {
+                    SPARE_KICK_SIGNAL => spare = true,
+                    signal if signal > 0 => other = true,
+                    _ => return spare && !other,
+                }
+            }
         }
     }
 }

@@ -203,11 +203,11 @@ impl<T: KickTarget, E> Control<T, E> {
         }
     }
 
-    /// `KVM_RUN` was interrupted: `eat` removes the kick's pending signal.
-    pub(crate) fn kick_arrived(&self, eat: impl FnOnce()) {
+    /// `KVM_RUN` was interrupted: `eat` removes the kick's pending signal. Whether there was a kick.
+    pub(crate) fn kick_arrived(&self, eat: impl FnOnce()) -> bool {
         eat();
         // Reads what the last asker wrote, so that its request is seen by the poll that follows.
-        self.kicked.swap(false, Ordering::SeqCst);
+        self.kicked.swap(false, Ordering::SeqCst)
     }
 
     /// Parks until asked to run or to stop.

@@ -156,18 +156,21 @@ impl Vcpu {
             }
             // While pausing, and without CPU time, KVM_RUN only completes the access in progress (KVM API, section 5,
             // immediate_exit).
-            let held = flow == Flow::Pause || self.seat.machine.cpu.is_throttled();
+            let held = flow == Flow::Pause || self.seat.machine.cpu.must_look(self.seat.index);
             self.fd.set_kvm_immediate_exit(u8::from(held));
             match self.enter() {
                 Step::Again => {}
                 Step::Interrupted => {
-                    self.seat.control.kick_arrived(Thread::eat_kick);
-                    let seat = &self.seat;
-                    let next = match flow {
-                        Flow::Pause => seat.control.park(),
-                        Flow::Run | Flow::Stop => seat.machine.cpu.obtain(seat.index),
-                    };
-                    if next == Flow::Stop {
+                    let (seat, mut by_timer) = (&self.seat, false);
+                    let kicked = seat.control.kick_arrived(|| by_timer = Thread::eat_kick());
+                    if by_timer && !kicked {
+                        seat.machine.metrics.cpu_timer_exits.inc();
+                    }
+                    if flow == Flow::Pause && seat.control.park() == Flow::Stop {
+                        return None;
+                    }
+                    // After a pause, too: a timer may have been due meanwhile.
+                    if seat.machine.cpu.obtain(seat.index) == Flow::Stop {
                         return None;
                     }
                 }
