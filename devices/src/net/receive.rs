@@ -161,19 +161,19 @@ impl Receiver {
     /// Waits for buffers: for the first as long as it takes, for as many as the longest packet may need only if the
     /// driver seems to have them.
     async fn gather(&mut self) -> Result<(), QueueError> {
-        if self.ahead.is_empty() {
-            let chain = self.queue.offered(&mut self.doorbell).await?;
-            self.push(chain);
+        let first = if self.ahead.is_empty() {
+            Some(self.queue.offered(&mut self.doorbell).await?)
         } else {
             self.queue.spend().await;
-        }
-        self.look_ahead()?;
+            None
+        };
+        self.look_ahead(first)?;
         let (mut looks, most) = (0, if self.is_generous { PATIENT_LOOKS } else { LOOKS });
         while self.is_short() && looks < most {
             let pause = FIRST_LOOK.saturating_mul(1 << looks.min(16)).min(LAST_LOOK);
             self.queue.wait_for(&mut self.doorbell, self.host.timer.sleep(pause)).await?;
             let before = self.room;
-            self.look_ahead()?;
+            self.look_ahead(None)?;
             looks = if self.room > before { 0 } else { looks + 1 };
         }
         if looks == most || self.room > self.enough {
@@ -183,11 +183,19 @@ impl Receiver {
         Ok(())
     }
 
-    /// Peeks at what there is, up to the room of the longest packet.
-    fn look_ahead(&mut self) -> Result<(), QueueError> {
+    /// Peeks at what there is, behind a chain that was peeked already, up to the room of the longest packet. What came is
+    /// added to the lease at once: chain by chain, that would take as long as all the rest.
+    fn look_ahead(&mut self, first: Option<Chain>) -> Result<(), QueueError> {
+        let (room, known) = (self.room, self.ranges.len());
+        first.into_iter().for_each(|chain| self.push(chain));
         while self.wants_more() {
             let Some(chain) = self.queue.offered_beyond(self.ahead.len())? else { break };
             self.push(chain);
+        }
+        if self.room > room {
+            let added = self.ranges.get(known..).unwrap_or_default();
+            let lease = self.lease.take().filter(|lease| self.merges && lease.len() == room);
+            self.lease = lease.and_then(|lease| lease.and(added).ok());
         }
         Ok(())
     }
@@ -203,9 +211,7 @@ impl Receiver {
     }
 
     fn push(&mut self, chain: Chain) {
-        let lease = self.whole_lease();
         if chain.readable_len() == 0 {
-            self.lease = lease.and_then(|lease| lease.and(chain.writable_ranges()).ok());
             self.room += chain.writable_len();
             self.ranges.extend_from_slice(chain.writable_ranges());
         }
@@ -215,19 +221,28 @@ impl Receiver {
     /// Takes the first chain off the list.
     fn pop(&mut self) -> Option<Chain> {
         let chain = self.ahead.pop_front()?;
-        let lease = self.whole_lease();
-        if chain.readable_len() == 0 {
-            self.lease = lease.map(|lease| lease.without(chain.writable_len()));
-            self.room -= chain.writable_len();
-            self.ranges.drain(..chain.writable_ranges().len());
-        }
+        let (room, ranges) = target(&chain);
+        self.shrink(room, ranges);
         Some(chain)
     }
 
-    /// Takes the lease, if it is of all chains on the list: then it follows them as they come and go, since to lend so
-    /// much anew for each packet would take longer than to receive it.
-    fn whole_lease(&mut self) -> Option<Lease> {
-        self.lease.take().filter(|lease| self.merges && lease.len() == self.room)
+    /// Takes so many chains off the list.
+    fn pop_all(&mut self, count: usize) {
+        let gone = self.ahead.drain(..count.min(self.ahead.len()));
+        let (room, ranges) = gone.fold((0, 0), |(room, ranges), chain| {
+            let (its_room, its_ranges) = target(&chain);
+            (room + its_room, ranges + its_ranges)
+        });
+        self.shrink(room, ranges);
+    }
+
+    /// Forgets the room of chains that came first. The lease follows, if it is of all chains on the list: to lend so much
+    /// anew for each packet would take longer than to receive it.
+    fn shrink(&mut self, room: u64, ranges: usize) {
+        let lease = self.lease.take().filter(|lease| self.merges && lease.len() == self.room);
+        self.lease = lease.map(|lease| lease.without(room));
+        self.room -= room;
+        self.ranges.drain(..ranges);
     }
 
     /// Gives the first chain back if no packet can begin in it.
@@ -280,9 +295,7 @@ impl Receiver {
             Some((chain, u32::try_from(part).unwrap_or(u32::MAX)))
         });
         self.queue.finish(parts)?;
-        for _ in 0..count {
-            let _ = self.pop();
-        }
+        self.pop_all(count);
         let frame = len.saturating_sub(HEADER as u64);
         self.queue.served(RequestKind::Receive, frame, begun);
         Ok(())
@@ -301,6 +314,11 @@ impl Receiver {
         }
         count
     }
+}
+
+/// How many bytes can be written to a chain, in how many ranges; none, if it is not for receiving.
+fn target(chain: &Chain) -> (u64, usize) {
+    if chain.readable_len() == 0 { (chain.writable_len(), chain.writable_ranges().len()) } else { (0, 0) }
 }
 
 /// Bytes of the longest packet that the host's side may have for a driver.
