@@ -19,6 +19,8 @@ mod request;
 mod response;
 #[path = "../examples/guests/kit/src/net/router.rs"]
 mod router;
+#[path = "../examples/guests/kit/src/net/segments.rs"]
+mod segments;
 #[path = "../examples/guests/kit/src/net/settings.rs"]
 mod settings;
 #[path = "../examples/guests/guests/src/http/site.rs"]
@@ -34,6 +36,7 @@ use proptest::prelude::*;
 use request::{HEAD_MAX, Method, Request, parse};
 use response::Refusal;
 use router::{Advertised, Solicitor, advertised, solicitation};
+use segments::Segments;
 use settings::{ADDRESSES_MAX, PAIRS_MAX, Settings};
 use site::Stats;
 use wire::{Command, Kind, Pace, Tally};
@@ -446,6 +449,30 @@ proptest! {
         prop_assert!(absent || !checksum::holds(&frame));
     }
 
+    /// Datagrams that go out as one are the same again when they are cut.
+    #[test]
+    fn datagrams_that_are_sent_as_one_are_cut_into_what_they_were(
+        size in 8_usize..200,
+        last in 8_usize..200,
+        count in 0_usize..63,
+        is_ipv6: bool,
+    ) {
+        let of = |nth: usize, len: usize| datagram(&vec![nth as u8; len], is_ipv6);
+        let frames: Vec<_> = (0..=count).map(|nth| of(nth, size)).chain([of(count + 1, last.min(size))]).collect();
+        let mut buffer = frames[0].clone();
+        buffer.resize(20_000, 0);
+        let mut segments = Segments::of(&frames[0]).unwrap();
+        for frame in &frames[1..] {
+            prop_assert!(segments.add(&mut buffer, frame) , "{segments:?}");
+        }
+        buffer.truncate(segments.len());
+        let sizes = segments.finish(&mut buffer).unwrap();
+        prop_assert_eq!(usize::from(sizes.1), size);
+        prop_assert_eq!(is_ipv6 || ones_sum(&buffer[14..34]) == u16::MAX, true);
+        prop_assert!(checksum::delegate(&mut buffer.clone()).is_some(), "its lengths are those of the whole");
+        prop_assert_eq!(cut(&buffer, sizes, is_ipv6), frames);
+    }
+
     #[test]
     fn no_frame_confuses_the_checksums(mut frame in proptest::collection::vec(any::<u8>(), 0..120), kind in 0..4) {
         if let Some(version) = frame.get_mut(14) {
@@ -458,6 +485,11 @@ proptest! {
             *protocol = if kind & 2 == 0 { 6 } else { 17 };
         }
         let _ = checksum::holds(&frame);
+        if let Some(mut segments) = Segments::of(&frame) {
+            let mut buffer = [&frame[..], &[0; 100]].concat();
+            prop_assert!(segments.add(&mut buffer, &frame));
+            prop_assert!(segments.len() <= buffer.len());
+        }
         if let Some((start, offset)) = checksum::delegate(&mut frame) {
             prop_assert!(usize::from(start) + usize::from(offset) + 2 <= frame.len());
         }
@@ -480,6 +512,78 @@ fn frame(payload: &[u8], is_tcp: bool, is_ipv6: bool) -> Vec<u8> {
     frame.extend(vec![0; header]);
     frame.extend(payload);
     frame
+}
+
+/// An Ethernet frame of a datagram whose lengths are right; of IPv4, with the header's checksum.
+fn datagram(payload: &[u8], is_ipv6: bool) -> Vec<u8> {
+    let mut frame = frame(payload, false, is_ipv6);
+    let udp = if is_ipv6 { 54 } else { 34 };
+    frame[udp + 4..udp + 6].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+    if !is_ipv6 {
+        let sum = !ones_sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
+}
+
+/// What becomes of a packet with `(headers, size)` where it is cut.
+fn cut(frame: &[u8], (headers, size): (u16, u16), is_ipv6: bool) -> Vec<Vec<u8>> {
+    let (headers, data) = frame.split_at(headers.into());
+    let pieces = data.chunks(size.into()).map(|payload| {
+        let mut piece = datagram(payload, is_ipv6);
+        let udp = headers.len() - 8;
+        // All that the lengths and checksums of each do not concern.
+        piece[..16].copy_from_slice(&headers[..16]);
+        piece[26..udp + 4].copy_from_slice(&headers[26..udp + 4]);
+        piece
+    });
+    pieces.collect()
+}
+
+#[test]
+fn only_datagrams_of_one_flow_that_are_no_longer_than_the_first_are_sent_as_one() {
+    for is_ipv6 in [false, true] {
+        let first = datagram(&[1; 64], is_ipv6);
+        let begin = || {
+            let mut buffer = first.clone();
+            buffer.resize(14 + 40 + 8 + 64 * 3, 0);
+            (Segments::of(&first).unwrap(), buffer)
+        };
+        let (mut segments, mut buffer) = begin();
+        assert_eq!(segments.finish(&mut buffer), None, "one is what it is");
+        assert_eq!(buffer[..first.len()], first);
+        assert!(!segments.add(&mut buffer, &datagram(&[2; 65], is_ipv6)), "a longer one");
+        assert!(segments.add(&mut buffer, &datagram(&[2; 63], is_ipv6)));
+        assert!(!segments.add(&mut buffer, &datagram(&[2; 63], is_ipv6)), "one behind the last");
+        let (mut segments, mut buffer) = begin();
+        assert!(segments.add(&mut buffer, &first) && segments.add(&mut buffer, &first));
+        let room = buffer.len() - segments.len();
+        assert_eq!(segments.add(&mut buffer, &first), room >= 64, "one for which there is no room");
+        // Addresses, class of traffic, hops, ports.
+        let places = if is_ipv6 { [0, 6, 15, 21, 22, 53, 54, 57] } else { [0, 6, 15, 22, 26, 33, 34, 37] };
+        for place in places {
+            let (mut segments, mut buffer) = begin();
+            let mut other = first.clone();
+            other[place] ^= 1;
+            assert!(!segments.add(&mut buffer, &other), "byte {place} is another");
+        }
+        let udp = if is_ipv6 { 54 } else { 34 };
+        let kind = if is_ipv6 { 20 } else { 23 };
+        for (place, byte) in
+            [(13, 6), (14, 0x46), (kind, 6), (udp + 5, 71), (if is_ipv6 { 19 } else { 17 }, 9)]
+        {
+            let mut other = first.clone();
+            other[place] = byte;
+            assert_eq!(Segments::of(&other), None, "byte {place} is {byte}");
+        }
+        assert_eq!(Segments::of(&datagram(&[1; 7], is_ipv6)), None, "too little");
+        assert_eq!(Segments::of(&[&first[..], &[0]].concat()), None, "more than the packet");
+    }
+    let mut fragment = datagram(&[1; 64], false);
+    fragment[20] = 0x60;
+    assert_eq!(Segments::of(&fragment), None);
+    fragment[20] = 0;
+    assert_eq!(Segments::of(&fragment), None, "it may be taken apart on its way");
 }
 
 /// The sum of RFC 1071, as its text has it.

@@ -45,6 +45,13 @@ pub(super) fn holds(frame: &[u8]) -> bool {
     absent || fold(place.pseudo + sum(covered)) == u16::MAX
 }
 
+/// Writes the checksum of a header of IPv4 into it (RFC 791, 3.1).
+pub(super) fn of_ipv4(header: &mut [u8; 20]) {
+    header[10..12].fill(0);
+    let sum = !fold(sum(&header[..]));
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Looks for a checksum of TCP or UDP in a whole IP packet without extension headers; all of `start..end`, and the
 /// field, lie within the frame.
 fn find(frame: &[u8]) -> Option<Place> {

@@ -252,7 +252,9 @@ fn negotiate(transport: &mut Transport, settings: &Settings) -> Result<u64, Erro
     const RECEIVED: u64 = feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
     let refused = |_| Error::Device("the device does not accept features that it offered");
     let offered = transport.read_device_features();
-    let wanted = PLAIN | if settings.offloads { feature::CSUM | RECEIVED } else { 0 };
+    let wanted = PLAIN | if settings.offloads { feature::CSUM | feature::HOST_USO | RECEIVED } else { 0 };
+    // Datagrams cannot be left to be cut without their checksums (5.1.3.1).
+    let wanted = if offered & feature::CSUM != 0 { wanted } else { wanted & !feature::HOST_USO };
     let several = feature::MQ | feature::CTRL_VQ;
     let wanted = wanted | if settings.queues > 1 && offered & several == several { several } else { 0 };
     // Large packets need GUEST_CSUM (5.1.3.1), and buffers of their size or MRG_RXBUF.

@@ -5,6 +5,8 @@ pub(super) const LEN: usize = 12;
 
 /// `flags`: the checksum is the pseudo header's only, the rest is to be computed.
 const NEEDS_CSUM: u8 = 1;
+/// `gso_type`: datagrams of UDP.
+const UDP_L4: u8 = 5;
 /// `flags`: the device has checked the checksum.
 const DATA_VALID: u8 = 2;
 
@@ -29,10 +31,15 @@ impl Header {
     }
 }
 
-/// The header of a packet that is sent: without segments, and with a checksum that the device computes from `start` on
-/// and puts `offset` bytes behind that, or without.
-pub(super) fn of_sent(checksum: Option<(u16, u16)>) -> [u8; LEN] {
+/// The header of a packet that is sent: with a checksum that the device computes from `start` on and puts `offset` bytes
+/// behind that, or without; and as datagrams of so many bytes behind headers of so many, or as it is.
+pub(super) fn of_sent(checksum: Option<(u16, u16)>, segments: Option<(u16, u16)>) -> [u8; LEN] {
     let mut header = [0; LEN];
+    if let Some((headers, size)) = segments {
+        header[1] = UDP_L4;
+        header[2..4].copy_from_slice(&headers.to_le_bytes());
+        header[4..6].copy_from_slice(&size.to_le_bytes());
+    }
     if let Some((start, offset)) = checksum {
         header[0] = NEEDS_CSUM;
         header[6..8].copy_from_slice(&start.to_le_bytes());

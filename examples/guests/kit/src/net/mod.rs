@@ -25,6 +25,7 @@ mod names;
 mod pairs;
 mod router;
 mod rx;
+mod segments;
 mod settings;
 mod tx;
 
@@ -73,10 +74,12 @@ mod feature {
     pub(super) const STATUS: u64 = 1 << 16;
     pub(super) const CTRL_VQ: u64 = 1 << 17;
     pub(super) const MQ: u64 = 1 << 22;
+    pub(super) const HOST_USO: u64 = 1 << 56;
 
     /// Those that make a difference to speed, by their names.
-    pub(super) const NAMES: [(u64, &str); 6] = [
+    pub(super) const NAMES: [(u64, &str); 7] = [
         (CSUM, "csum"),
+        (HOST_USO, "host-uso"),
         (GUEST_CSUM, "guest-csum"),
         (GUEST_TSO4, "guest-tso4"),
         (GUEST_TSO6, "guest-tso6"),

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use smoltcp::phy;
 
+use super::segments::Segments;
 use super::{Error, checksum, feature, flow, header};
 use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transport as _};
 
@@ -23,6 +24,14 @@ struct Lane {
     packets: u64,
 }
 
+/// A datagram that the device was not offered yet, since the next may be added to it.
+#[derive(Debug)]
+struct Open {
+    slot: u16,
+    lane: usize,
+    segments: Segments,
+}
+
 /// Packets that go out.
 #[derive(Debug)]
 pub(super) struct Tx {
@@ -31,6 +40,7 @@ pub(super) struct Tx {
     in_use: u16,
     buffers: Buffers,
     features: u64,
+    open: Option<Open>,
     /// Slots that the device does not have; the one used last is used first.
     free: Vec<u16>,
     /// Whether a packet found no free slot since the last look.
@@ -74,6 +84,7 @@ impl Tx {
             in_use: 1,
             buffers: Buffers::new(slots, size).ok_or(Error::Memory)?,
             features,
+            open: None,
             free: (0..slots).rev().collect(),
             starved: false,
             packets: 0,
@@ -124,6 +135,9 @@ impl Tx {
 
     /// Shows the device what is to be sent, if that is worth it or `all` is wanted.
     pub(super) fn publish(&mut self, transport: &mut Transport, all: bool) {
+        if all {
+            self.close();
+        }
         for lane in &mut self.lanes {
             if lane.waiting >= if all { 1 } else { BATCH } {
                 lane.waiting = 0;
@@ -164,22 +178,57 @@ impl Tx {
             return fill(&mut vec![0; len]);
         };
         // SAFETY: the slot is free.
-        let bytes = unsafe { self.buffers.blank(slot, whole) };
-        let (header, frame) = bytes.split_at_mut(header::LEN);
+        let frame = unsafe { self.buffers.blank(slot, whole) }.split_at_mut(header::LEN).1;
         let result = fill(frame);
         let lane = if self.in_use == 1 { 0 } else { flow::of(frame) as usize % usize::from(self.in_use) };
+        let segments = if self.features & feature::HOST_USO != 0 { Segments::of(frame) } else { None };
+        self.lanes[lane].packets += 1;
+        self.packets += 1;
+        self.bytes += len as u64;
+        match segments {
+            Some(_) if self.joins(slot, whole) => self.free.push(slot),
+            Some(segments) => {
+                self.close();
+                // SAFETY: the device does not have the slot.
+                unsafe { self.buffers.blank_rest(slot, whole) };
+                self.open = Some(Open { slot, lane, segments });
+            }
+            None => {
+                self.close();
+                self.offer(slot, lane, len, None);
+            }
+        }
+        result
+    }
+
+    /// Adds a datagram to the one before, if that is possible; `whole` are its bytes and those of its header.
+    fn joins(&mut self, slot: u16, whole: usize) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        // SAFETY: the device has neither of the two; the first was blanked as a whole, the second written so far.
+        let (buffer, next) = unsafe { self.buffers.pair(open.slot, (slot, whole)) };
+        open.segments.add(&mut buffer[header::LEN..], &next[header::LEN..])
+    }
+
+    /// Offers the device the datagrams to which others might have been added.
+    fn close(&mut self) {
+        let Some(Open { slot, lane, segments }) = self.open.take() else { return };
+        self.offer(slot, lane, segments.len(), Some(segments));
+    }
+
+    /// Offers the device a frame of `len` bytes that lies in this slot.
+    fn offer(&mut self, slot: u16, lane: usize, len: usize, segments: Option<Segments>) {
+        let whole = header::LEN + len;
+        // SAFETY: the device does not have the slot, and so much was written.
+        let (header, frame) = unsafe { self.buffers.ours(slot, whole) }.split_at_mut(header::LEN);
+        let sizes = segments.and_then(|segments| segments.finish(frame));
         let delegated = self.features & feature::CSUM != 0;
         let checksum = if delegated { checksum::delegate(frame) } else { None };
-        header.copy_from_slice(&header::of_sent(checksum));
+        header.copy_from_slice(&header::of_sent(checksum, sizes));
         let buffer = self.buffers.describe(slot, whole, false);
         let lane = &mut self.lanes[lane];
         // SAFETY: the buffer is there for good, and written to only when the slot is free again.
         unsafe { lane.ring.offer(slot, &[buffer]) };
         lane.waiting += 1;
-        lane.packets += 1;
-        self.packets += 1;
-        self.bytes += len as u64;
-        result
     }
 }
 

@@ -68,6 +68,38 @@ impl Buffers {
         unsafe { slice::from_raw_parts(self.at(slot).as_ptr(), len.min(self.size)) }
     }
 
+    /// The first `len` bytes, to be changed.
+    ///
+    /// # Safety
+    /// The device does not have this buffer, and so much of it was written or blanked.
+    #[cfg(feature = "net")]
+    pub(crate) unsafe fn ours(&mut self, slot: u16, len: usize) -> &mut [u8] {
+        // SAFETY: within the buffer; the rest is the caller's promise.
+        unsafe { slice::from_raw_parts_mut(self.at(slot).as_ptr(), len.min(self.size)) }
+    }
+
+    /// All of a buffer, to be changed, and the first bytes of another one.
+    ///
+    /// # Safety
+    /// The device has neither, and both were written or blanked, so far as they are given.
+    #[cfg(feature = "net")]
+    pub(crate) unsafe fn pair(&mut self, slot: u16, (other, len): (u16, usize)) -> (&mut [u8], &[u8]) {
+        assert!(slot != other, "one buffer twice");
+        // SAFETY: within two different buffers; the rest is the caller's promise.
+        unsafe { (slice::from_raw_parts_mut(self.at(slot).as_ptr(), self.size), self.written(other, len)) }
+    }
+
+    /// Zeroes all behind the first `len` bytes.
+    ///
+    /// # Safety
+    /// The device does not have this buffer.
+    #[cfg(feature = "net")]
+    pub(crate) unsafe fn blank_rest(&mut self, slot: u16, len: usize) {
+        let len = len.min(self.size);
+        // SAFETY: within the buffer, which is nobody else's by the caller's promise.
+        unsafe { self.at(slot).add(len).write_bytes(0, self.size - len) };
+    }
+
     /// The first `len` bytes to write, zeroed.
     ///
     /// # Safety
