@@ -238,8 +238,8 @@ fn a_thousand_vms_have_all_their_series_and_no_other() {
     let vms: Vec<_> = (0..VMS).map(|n| registry.register_vm(info(&format!("vm-{n}")))).collect();
     vms.iter().for_each(|vm| vm.freeze_vcpu_clock(0, 1));
     let text = registry.encode();
-    // Info, one vCPU, three serial counters, event-loop time, four of the CPU limit.
-    let per_vm = ExitKind::ALL.len() + GuestErrorKind::ALL.len() + 10;
+    // Info, one vCPU, three serial counters, event-loop time, five of the CPU limit.
+    let per_vm = ExitKind::ALL.len() + GuestErrorKind::ALL.len() + 11;
     assert_eq!(text.lines().filter(|line| line.contains(r#"{vm=""#)).count(), VMS * per_vm);
     let mut series: Vec<_> = text
         .lines()
