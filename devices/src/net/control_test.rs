@@ -106,8 +106,12 @@ fn a_driver_turns_offloads_off_and_on() {
     let count = driver.host.lock().offloads.len();
     assert_eq!(set(&mut driver, 1 << 1 | 1 << 8), 0);
     assert_eq!(set(&mut driver, 1 << 8), 1);
+    assert_eq!(set(&mut driver, 1 << 54), 1);
     assert_eq!(driver.host.lock().offloads.len(), count, "the host hears of changes only");
-    assert_eq!(driver.rig.errors(GuestErrorKind::BadRequest), 1);
+    assert_eq!(driver.rig.errors(GuestErrorKind::BadRequest), 2);
+    assert_eq!(set(&mut driver, 1 << 1 | 1 << 54 | 1 << 55), 0);
+    let told = Offloads { checksum: true, uso4: true, uso6: true, ..Offloads::NONE };
+    assert_eq!(driver.host.lock().offloads.last(), Some(&told));
 }
 
 #[test]

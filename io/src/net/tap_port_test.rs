@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+
 use super::super::testing::*;
 use super::super::{MAX_FRAME, MAX_HEAD, MAX_PACKET, MAX_PACKET_PIECES, ioctl};
 use super::*;
@@ -19,6 +21,7 @@ on_both_engines!(
     frames_go_both_ways,
     a_received_packet_is_marked_dirty,
     the_kernel_finishes_what_the_guest_left_open,
+    datagrams_sent_as_one_stay_one_where_they_may,
     streams_pass_with_every_offload,
     streams_pass_with_none,
     fewer_offloads_drop_what_is_of_the_old_kind,
@@ -127,6 +130,42 @@ fn the_kernel_finishes_what_the_guest_left_open(engine: EngineKind) {
     for size in sizes {
         assert_eq!(host.recv(&mut [0; 4000]).unwrap(), size);
     }
+}
+
+/// What one call sends is one packet if the driver cuts it itself, and else what it is to become.
+fn datagrams_sent_as_one_stay_one_where_they_may(engine: EngineKind) {
+    let namespace = Namespace::new();
+    let tap = namespace.link(1);
+    let host = namespace.udp();
+    setsockopt(&host, UdpGsoSegment, &1000).unwrap();
+    if !tap.info().offloads.uso4 {
+        eprintln!("NOT TESTED: this kernel's taps take no segments of UDP (Linux 6.2)");
+        return;
+    }
+    on_shard(engine, move |_| async move {
+        let (port, memory) = (port(tap), Memory::new());
+        let bytes: Vec<u8> = (0..2500).map(|index| (index % 251) as u8).collect();
+        let open = Offloads { checksum: true, ..Offloads::NONE };
+        for (accepted, lengths) in [
+            (Offloads { uso4: true, uso6: true, ..open }, &[2500][..]),
+            // The kernel knows both kinds or none.
+            (Offloads { uso4: true, ..open }, &[1000, 1000, 500]),
+            (open, &[1000, 1000, 500]),
+        ] {
+            port.set_offloads(accepted).await.unwrap();
+            host.send_to(&bytes, ("10.9.0.255", 4000)).unwrap();
+            let mut came = Vec::new();
+            for length in lengths {
+                let packet = next_udp(&*port, &memory, 4000).await;
+                // NEEDS_CSUM; GSO_UDP_L4 (5) of 1000 bytes.
+                let kind = if *length > 1000 { [1, 5, 0xe8, 3] } else { [1, 0, 0, 0] };
+                assert_eq!([packet[0], packet[1], packet[4], packet[5]], kind, "{accepted:?}");
+                assert_eq!(packet.len(), HEADER + 42 + length, "{accepted:?}");
+                came.extend_from_slice(&packet[HEADER + 42..]);
+            }
+            assert!(came == bytes, "{accepted:?}");
+        }
+    });
 }
 
 /// A frame whose UDP checksum is only that of the pseudo-header (RFC 768).
