@@ -9,6 +9,8 @@ extern crate alloc;
 mod checksum;
 #[path = "../examples/guests/guests/src/http/connection.rs"]
 mod connection;
+#[path = "../examples/guests/kit/src/net/cut.rs"]
+mod cut;
 #[path = "../examples/guests/kit/src/net/flow.rs"]
 mod flow;
 #[path = "../examples/guests/guests/src/netbench/iperf_wire.rs"]
@@ -32,6 +34,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
 
 use connection::{Connection, Outcome, Patience, Stream};
+use cut::Cut;
 use proptest::prelude::*;
 use request::{HEAD_MAX, Method, Request, parse};
 use response::Refusal;
@@ -470,7 +473,39 @@ proptest! {
         prop_assert_eq!(usize::from(sizes.1), size);
         prop_assert_eq!(is_ipv6 || ones_sum(&buffer[14..34]) == u16::MAX, true);
         prop_assert!(checksum::delegate(&mut buffer.clone()).is_some(), "its lengths are those of the whole");
-        prop_assert_eq!(cut(&buffer, sizes, is_ipv6), frames);
+        prop_assert_eq!(expected_of(&buffer, sizes, is_ipv6), frames.clone());
+        // The driver that gets it does the same, but for the checksum of UDP, which nobody looks at.
+        prop_assert_eq!(all_of(&mut buffer, sizes.1), Some(frames));
+    }
+
+    /// Whatever a device says: all data once and in order, or nothing.
+    #[test]
+    fn a_packet_is_cut_into_datagrams_of_any_size(
+        payload in proptest::collection::vec(any::<u8>(), 0..300),
+        size: u16,
+        small in 0_u16..100,
+        options in 0_usize..11,
+        padding in 0_usize..20,
+        is_ipv6: bool,
+    ) {
+        let packet = with_options(&datagram(&payload, is_ipv6), if is_ipv6 { 0 } else { options });
+        let headers = packet.len() - payload.len();
+        for size in [size, small] {
+            let mut frame = [&packet[..], &vec![0xaa; padding]].concat();
+            let Some(datagrams) = all_of(&mut frame, size) else {
+                prop_assert!(size == 0 || payload.is_empty());
+                continue;
+            };
+            let pieces: Vec<_> = datagrams.iter().map(|datagram| &datagram[headers..]).collect();
+            prop_assert_eq!(&pieces, &payload.chunks(size.into()).collect::<Vec<_>>());
+            for (datagram, data) in datagrams.iter().zip(pieces) {
+                prop_assert_eq!(checksum::datagram(datagram), Some(headers - 8..datagram.len()));
+                prop_assert_eq!(datagram[headers - 4..headers - 2].to_vec(), (8 + data.len() as u16).to_be_bytes());
+                prop_assert!(is_ipv6 || ones_sum(&datagram[14..headers - 8]) == u16::MAX);
+                prop_assert_eq!(&datagram[..14], &packet[..14]);
+                prop_assert_eq!(&datagram[26..headers - 4], &packet[26..headers - 4]);
+            }
+        }
     }
 
     #[test]
@@ -489,6 +524,9 @@ proptest! {
             let mut buffer = [&frame[..], &[0; 100]].concat();
             prop_assert!(segments.add(&mut buffer, &frame));
             prop_assert!(segments.len() <= buffer.len());
+        }
+        for size in [0, 1, 8, u16::MAX] {
+            let _ = all_of(&mut frame.clone(), size);
         }
         if let Some((start, offset)) = checksum::delegate(&mut frame) {
             prop_assert!(usize::from(start) + usize::from(offset) + 2 <= frame.len());
@@ -527,7 +565,7 @@ fn datagram(payload: &[u8], is_ipv6: bool) -> Vec<u8> {
 }
 
 /// What becomes of a packet with `(headers, size)` where it is cut.
-fn cut(frame: &[u8], (headers, size): (u16, u16), is_ipv6: bool) -> Vec<Vec<u8>> {
+fn expected_of(frame: &[u8], (headers, size): (u16, u16), is_ipv6: bool) -> Vec<Vec<u8>> {
     let (headers, data) = frame.split_at(headers.into());
     let pieces = data.chunks(size.into()).map(|payload| {
         let mut piece = datagram(payload, is_ipv6);
@@ -538,6 +576,64 @@ fn cut(frame: &[u8], (headers, size): (u16, u16), is_ipv6: bool) -> Vec<Vec<u8>>
         piece
     });
     pieces.collect()
+}
+
+/// The frame with so many words of options in its header of IPv4.
+fn with_options(frame: &[u8], words: usize) -> Vec<u8> {
+    let mut frame = [&frame[..34], &vec![1; 4 * words], &frame[34..]].concat();
+    if words > 0 {
+        frame[14] += words as u8;
+        let len = (frame.len() - 14) as u16;
+        frame[16..18].copy_from_slice(&len.to_be_bytes());
+    }
+    frame
+}
+
+/// What a driver makes of a packet of datagrams with `size` bytes of data.
+fn all_of(frame: &mut [u8], size: u16) -> Option<Vec<Vec<u8>>> {
+    let mut cut = Cut::of(frame, size)?;
+    let mut datagrams = Vec::new();
+    while !cut.is_done() {
+        let place = cut.next(frame).expect("not done");
+        datagrams.push(frame[place].to_vec());
+    }
+    assert_eq!(cut.next(frame), None);
+    Some(datagrams)
+}
+
+#[test]
+fn a_packet_that_lies_is_not_cut() {
+    for is_ipv6 in [false, true] {
+        let good = datagram(&[1; 200], is_ipv6);
+        let (udp, kind, len) = if is_ipv6 { (54, 20, 19) } else { (34, 23, 17) };
+        assert_eq!(all_of(&mut good.clone(), 64).map(|datagrams| datagrams.len()), Some(4));
+        assert!(Cut::of(&good, 0).is_none(), "no size");
+        assert!(Cut::of(&datagram(&[], is_ipv6), 64).is_none(), "no data");
+        for end in 0..good.len() {
+            assert!(Cut::of(&good[..end], 64).is_none(), "only {end} bytes are there");
+        }
+        // Another protocol, version and type; lengths of IP and UDP that are not the same, or not there.
+        for (place, byte) in [
+            (13, 6),
+            (14, if is_ipv6 { 0x45 } else { 0x60 }),
+            (14, 0x44),
+            (kind, 6),
+            (udp + 4, 255),
+            (udp + 5, 7),
+            (len, 9),
+            (len - 1, 255),
+        ] {
+            let mut bad = good.clone();
+            bad[place] = byte;
+            assert!(Cut::of(&bad, 64).is_none(), "byte {place} is {byte}");
+        }
+        // What is not the frame any more gives nothing.
+        let mut cut = Cut::of(&good, 64).unwrap();
+        assert_eq!(cut.next(&mut good.clone()[..80]), None);
+    }
+    let mut fragment = datagram(&[1; 200], false);
+    fragment[20] = 0x20;
+    assert!(Cut::of(&fragment, 64).is_none(), "a part of a packet");
 }
 
 #[test]

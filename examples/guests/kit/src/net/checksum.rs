@@ -1,6 +1,8 @@
 //! Checksums of TCP and UDP that a device computes, or has not computed: where they are in a frame, and what a driver
 //! does for its part. Plain arithmetic on bytes, so that it can be tested anywhere.
 
+use core::ops::Range;
+
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -45,10 +47,17 @@ pub(super) fn holds(frame: &[u8]) -> bool {
     absent || fold(place.pseudo + sum(covered)) == u16::MAX
 }
 
-/// Writes the checksum of a header of IPv4 into it (RFC 791, 3.1).
-pub(super) fn of_ipv4(header: &mut [u8; 20]) {
+/// Where a datagram of UDP lies in a frame, its header included; `None` if the frame holds none as a whole.
+#[must_use]
+pub(super) fn datagram(frame: &[u8]) -> Option<Range<usize>> {
+    let place = find(frame).filter(|place| place.optional)?;
+    Some(place.start..place.end)
+}
+
+/// Writes the checksum of a header of IPv4, of 20 bytes or more, into it (RFC 791, 3.1).
+pub(super) fn of_ipv4(header: &mut [u8]) {
     header[10..12].fill(0);
-    let sum = !fold(sum(&header[..]));
+    let sum = !fold(sum(header));
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 

@@ -249,7 +249,8 @@ impl Device {
 fn negotiate(transport: &mut Transport, settings: &Settings) -> Result<u64, Error> {
     const PLAIN: u64 =
         feature::MAC | feature::MTU | feature::STATUS | feature::MRG_RXBUF | virtio::feature::EVENT_IDX;
-    const RECEIVED: u64 = feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
+    const LARGE: u64 = feature::GUEST_TSO4 | feature::GUEST_TSO6 | feature::GUEST_USO4 | feature::GUEST_USO6;
+    const RECEIVED: u64 = feature::GUEST_CSUM | LARGE;
     let refused = |_| Error::Device("the device does not accept features that it offered");
     let offered = transport.read_device_features();
     let wanted = PLAIN | if settings.offloads { feature::CSUM | feature::HOST_USO | RECEIVED } else { 0 };
@@ -259,8 +260,7 @@ fn negotiate(transport: &mut Transport, settings: &Settings) -> Result<u64, Erro
     let wanted = wanted | if settings.queues > 1 && offered & several == several { several } else { 0 };
     // Large packets need GUEST_CSUM (5.1.3.1), and buffers of their size or MRG_RXBUF.
     let large = feature::GUEST_CSUM | feature::MRG_RXBUF;
-    let wanted =
-        if offered & large == large { wanted } else { wanted & !(feature::GUEST_TSO4 | feature::GUEST_TSO6) };
+    let wanted = if offered & large == large { wanted } else { wanted & !LARGE };
     virtio::negotiate(transport, wanted).map_err(refused)
 }
 

@@ -10,14 +10,16 @@ const UDP_L4: u8 = 5;
 /// `flags`: the device has checked the checksum.
 const DATA_VALID: u8 = 2;
 
-/// A header in a packet's first bytes, as far as this driver looks at it. What it says about segments is for those who
-/// send the packet on.
+/// A header in a packet's first bytes, as far as this driver looks at it. What it says about segments of TCP is for those
+/// who send the packet on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// Whether nobody needs to look at the checksum.
     pub(super) checked: bool,
     /// How many buffers the packet lies in, if it may lie in several.
     pub(super) buffers: u16,
+    /// How many bytes of data each datagram has, if the packet is several of UDP.
+    pub(super) datagrams: Option<u16>,
 }
 
 impl Header {
@@ -27,6 +29,7 @@ impl Header {
         Some(Self {
             checked: bytes[0] & (NEEDS_CSUM | DATA_VALID) != 0,
             buffers: u16::from_le_bytes([bytes[10], bytes[11]]),
+            datagrams: (bytes[1] == UDP_L4).then_some(u16::from_le_bytes([bytes[4], bytes[5]])),
         })
     }
 }

@@ -18,6 +18,7 @@
 
 mod checksum;
 mod control;
+mod cut;
 mod device;
 mod flow;
 mod header;
@@ -74,15 +75,19 @@ mod feature {
     pub(super) const STATUS: u64 = 1 << 16;
     pub(super) const CTRL_VQ: u64 = 1 << 17;
     pub(super) const MQ: u64 = 1 << 22;
+    pub(super) const GUEST_USO4: u64 = 1 << 54;
+    pub(super) const GUEST_USO6: u64 = 1 << 55;
     pub(super) const HOST_USO: u64 = 1 << 56;
 
     /// Those that make a difference to speed, by their names.
-    pub(super) const NAMES: [(u64, &str); 7] = [
+    pub(super) const NAMES: [(u64, &str); 9] = [
         (CSUM, "csum"),
         (HOST_USO, "host-uso"),
         (GUEST_CSUM, "guest-csum"),
         (GUEST_TSO4, "guest-tso4"),
         (GUEST_TSO6, "guest-tso6"),
+        (GUEST_USO4, "guest-uso4"),
+        (GUEST_USO6, "guest-uso6"),
         (MRG_RXBUF, "mrg-rxbuf"),
         (crate::virtio::feature::EVENT_IDX, "event-idx"),
     ];
@@ -130,7 +135,7 @@ impl fmt::Display for Error {
 /// What the device has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets that came in.
+    /// Packets that came in, also those of UDP of which the device made one.
     pub rx_packets: u64,
     /// Their bytes, Ethernet headers included.
     pub rx_bytes: u64,

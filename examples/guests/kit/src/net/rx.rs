@@ -1,9 +1,11 @@
 //! A queue of packets that come in.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use smoltcp::phy;
 
+use super::cut::Cut;
 use super::header::{self, Header};
 use super::{Error, checksum, feature};
 use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transport as _};
@@ -28,6 +30,8 @@ pub(super) struct Rx {
     features: u64,
     /// A packet out of several buffers.
     whole: Vec<u8>,
+    /// A packet of whose datagrams not all were looked at.
+    cut: Option<(Place, Cut)>,
     /// Buffers given back that the device was not told of.
     returned: u16,
     pub(super) packets: u64,
@@ -35,13 +39,24 @@ pub(super) struct Rx {
     pub(super) dropped: u64,
 }
 
-/// A packet that came in.
+/// Where a packet that came in lies.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Frame {
+enum Place {
     /// In one buffer: its slot and how many bytes were written, the header's included.
     Buffer(u16, usize),
     /// In [`Rx::whole`].
     Whole,
+}
+
+/// A packet that came in, or a datagram of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    place: Place,
+    /// From where to where behind the header of the packet.
+    start: usize,
+    end: usize,
+    /// Nothing else of the packet is to be looked at.
+    is_last: bool,
 }
 
 impl Rx {
@@ -65,6 +80,7 @@ impl Rx {
             buffers,
             features,
             whole: Vec::new(),
+            cut: None,
             returned: 0,
             packets: 0,
             bytes: 0,
@@ -93,8 +109,9 @@ impl Rx {
         }
     }
 
+    /// Asks for an interrupt when something comes in; whether there is something already.
     pub(super) fn listen(&self) -> bool {
-        self.ring.listen()
+        self.cut.is_some() || self.ring.listen()
     }
 
     pub(super) fn hush(&self) {
@@ -102,31 +119,70 @@ impl Rx {
     }
 
     pub(super) fn has_finished(&self) -> bool {
-        self.ring.has_finished()
+        self.cut.is_some() || self.ring.has_finished()
     }
 
-    /// The next packet, if there is one. Those that are too short, or whose checksum is wrong, are dropped.
+    /// The next packet, or datagram of one, if there is one. Those that are too short, whose checksum is wrong, or which are
+    /// not the datagrams that they should be, are dropped.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, Error> {
-        while let Some((slot, written)) = self.pop()? {
+        let mut next = self.next_datagram();
+        while next.is_none() {
+            let Some((slot, written)) = self.pop()? else { return Ok(None) };
             // SAFETY: the device has just given the buffer back, and says that it wrote so much.
             let bytes = unsafe { self.buffers.written(slot, written) };
             let header = Header::of(bytes).ok_or(LIE)?;
             let merged = self.features & feature::MRG_RXBUF != 0 && header.buffers != 1;
-            let frame = if merged {
+            let place = if merged {
                 self.collect(slot, written, header.buffers)?;
-                Frame::Whole
+                Place::Whole
             } else {
-                Frame::Buffer(slot, written)
+                Place::Buffer(slot, written)
             };
-            if self.is_good(frame, header) {
-                self.packets += 1;
-                self.bytes += self.bytes(frame).len() as u64;
-                return Ok(Some(frame));
+            next = self.look_at(place, header);
+            if next.is_none() {
+                self.dropped += 1;
+                self.release(place);
             }
-            self.dropped += 1;
-            self.release(frame);
         }
-        Ok(None)
+        if let Some(frame) = next {
+            self.packets += 1;
+            self.bytes += (frame.end - frame.start) as u64;
+        }
+        Ok(next)
+    }
+
+    /// What there is to see of a packet first.
+    fn look_at(&mut self, place: Place, header: Header) -> Option<Frame> {
+        let frame = self.packet(place);
+        let unchecked = self.features & feature::GUEST_CSUM != 0 && !header.checked;
+        if frame.len() < FRAME_MIN || unchecked && !checksum::holds(frame) {
+            return None;
+        }
+        let datagrams = self.features & (feature::GUEST_USO4 | feature::GUEST_USO6) != 0;
+        match header.datagrams.filter(|_| datagrams) {
+            None => Some(Frame { place, start: 0, end: frame.len(), is_last: true }),
+            Some(size) => {
+                self.cut = Some((place, Cut::of(frame, size)?));
+                self.next_datagram()
+            }
+        }
+    }
+
+    /// The next datagram of the packet that is being cut.
+    fn next_datagram(&mut self) -> Option<Frame> {
+        let (place, cut) = self.cut.as_mut()?;
+        let place = *place;
+        let bytes = match place {
+            // SAFETY: the device has given the buffer back, and says that it wrote so much; it gets it with the last datagram.
+            Place::Buffer(slot, written) => unsafe { self.buffers.ours(slot, written) },
+            Place::Whole => &mut self.whole,
+        };
+        let datagram = bytes.get_mut(header::LEN..).and_then(|frame| cut.next(frame));
+        let is_last = datagram.is_none() || cut.is_done();
+        if is_last {
+            self.cut = None;
+        }
+        datagram.map(|Range { start, end }| Frame { place, start, end, is_last })
     }
 
     fn pop(&mut self) -> Result<Option<(u16, usize)>, Error> {
@@ -159,24 +215,23 @@ impl Rx {
         Ok(())
     }
 
-    fn is_good(&self, frame: Frame, header: Header) -> bool {
-        let bytes = self.bytes(frame);
-        let unchecked = self.features & feature::GUEST_CSUM != 0 && !header.checked;
-        bytes.len() >= FRAME_MIN && (!unchecked || checksum::holds(bytes))
-    }
-
-    /// The packet without its header.
-    pub(super) fn bytes(&self, frame: Frame) -> &[u8] {
-        let bytes = match frame {
+    /// A packet without its header.
+    fn packet(&self, place: Place) -> &[u8] {
+        let bytes = match place {
             // SAFETY: `next` yields only what the device has given back, until `release`.
-            Frame::Buffer(slot, written) => unsafe { self.buffers.written(slot, written) },
-            Frame::Whole => &self.whole,
+            Place::Buffer(slot, written) => unsafe { self.buffers.written(slot, written) },
+            Place::Whole => &self.whole,
         };
         bytes.get(header::LEN..).unwrap_or_default()
     }
 
-    fn release(&mut self, frame: Frame) {
-        if let Frame::Buffer(slot, _) = frame {
+    /// What there is to see.
+    pub(super) fn bytes(&self, frame: Frame) -> &[u8] {
+        self.packet(frame.place).get(frame.start..frame.end).unwrap_or_default()
+    }
+
+    fn release(&mut self, place: Place) {
+        if let Place::Buffer(slot, _) = place {
             self.give_back(slot);
         }
     }
@@ -192,7 +247,9 @@ pub(crate) struct RxToken<'a> {
 impl phy::RxToken for RxToken<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, look: F) -> R {
         let result = look(self.rx.bytes(self.frame));
-        self.rx.release(self.frame);
+        if self.frame.is_last {
+            self.rx.release(self.frame.place);
+        }
         result
     }
 }

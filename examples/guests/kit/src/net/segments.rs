@@ -99,7 +99,7 @@ impl Segments {
         let (ip, len) = (self.headers - ETHERNET - UDP_HEADER, packet.len());
         if ip == IPV4_HEADER {
             put(packet, 2, len);
-            checksum::of_ipv4(packet.first_chunk_mut::<IPV4_HEADER>()?);
+            checksum::of_ipv4(packet.get_mut(..IPV4_HEADER)?);
         } else {
             put(packet, 4, len - IPV6_HEADER);
         }
