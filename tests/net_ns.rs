@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use common::capture::{Capture, Tally};
 use common::guest::Code;
 use common::network::{
-    GUEST, GUEST_MAC, configured, counter, curl, exchange, http, in_networks_of_their_own, metric, run, tap,
+    GUEST, GUEST_MAC, configured, counter, curl, exchange, http, in_networks_of_their_own, metric, pattern,
+    run, tap,
 };
 use common::process::{Running, resident_kib};
 use common::{Guest, Host, eventually, small, within};
@@ -162,11 +163,28 @@ in_networks_of_their_own! {
             let capture = Capture::of(GUEST_MAC);
             exchange("192.0.2.2", 300_000, folder.path());
             let [from_guest, to_guest] = capture.finish();
-            // 14 of Ethernet; without offloads, all of a segment is used both ways.
-            assert_eq!(from_guest.longest, mtu + 14, "{mtu} {word}");
+            // 14 of Ethernet; without offloads, all of a segment is used both ways. With them, segments that the guest has
+            // sent one by one may come as one packet, too.
+            let longest = from_guest.longest.min(if word.is_empty() { mtu + 14 } else { usize::MAX });
+            assert_eq!(longest, mtu + 14, "{mtu} {word}");
             assert_eq!(to_guest.longest > mtu + 14, word.is_empty(), "{mtu} {word}: {to_guest:?}");
             within(guest.vm.stop()).await;
         }
+    }
+
+    async fn segments_of_a_stream_are_few_packets_for_the_host(host: Host) {
+        tap(1500);
+        let guest = http(&host, &[]);
+        let sent = || metric(&host, &["ringlet_device_requests_total", "kind=\"transmit\"", "status=\"ok\""]);
+        for address in ["192.0.2.2", "[fd00::2]"] {
+            let before = (sent(), counter("tap0", "rx", "packets"));
+            assert!(curl(&format!("http://{address}/bytes/6000000")) == pattern(6_000_000), "other bytes came");
+            let (frames, packets) = (sent() - before.0, counter("tap0", "rx", "packets") - before.1);
+            assert!(frames > 4000.0 && packets as f64 * 2.0 < frames, "{address}: {frames} frames in {packets} packets");
+        }
+        let dropped = metric(&host, &["ringlet_device_dropped_packets_total"]);
+        assert!(dropped < 1.0, "{dropped} packets are dropped");
+        within(guest.vm.stop()).await;
     }
 
     async fn checksums_are_whole_or_left_to_those_who_can(host: Host) {

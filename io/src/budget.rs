@@ -56,6 +56,11 @@ impl Budget {
         self.spend().await;
     }
 
+    /// As [`Budget::begin`], if that need not wait; else nothing is spent.
+    pub fn try_begin(&self) -> bool {
+        self.owner.is_free() && self.try_spend()
+    }
+
     /// Spends `units` for what follows of a request that was begun: at once while something is left in this turn, else in
     /// a later one. Waits while its owner may begin nothing, unless it is drained.
     pub(crate) async fn go_on(&self, units: u32) {

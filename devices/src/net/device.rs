@@ -19,7 +19,7 @@ use super::control::{MAX_COMMAND, control};
 use super::filter::Filter;
 use super::host::{Host, Settings};
 use super::receive::{AHEAD_BYTES, Receiver};
-use super::transmit::Transmitter;
+use super::transmit::{JOINED_BYTES, Transmitter};
 use crate::error::GuestError;
 use crate::state::StateError;
 use crate::virtio::spec::{MAX_QUEUES, device_type};
@@ -71,9 +71,9 @@ impl NetOptions {
     }
 
     /// What such a device takes of the host's memory, beside what its ports take: a packet is in guest memory, but for
-    /// the copy of its beginning.
+    /// the copy of its beginning and the lists of what goes out as one.
     pub fn memory(&self, info: &NetInfo) -> DeviceMemory {
-        let pair = AHEAD_BYTES + MAX_HEAD;
+        let pair = AHEAD_BYTES + JOINED_BYTES + 2 * MAX_HEAD;
         let pairs = usize::from(self.layout(info).pairs) * pair;
         DeviceMemory::of_chains(&self.identity(info)).and((pairs + MAX_COMMAND) as u64, 0)
     }
@@ -167,7 +167,7 @@ impl NetDevice {
             Role::Transmit(pair) => {
                 let port = port(pair)?;
                 OrderedTask::spawn(parts, state, |queue, doorbell| {
-                    Transmitter { queue, doorbell, host, pair, port }.run()
+                    Transmitter::new(queue, doorbell, host, pair, port).run()
                 })
             }
             Role::Control => {

@@ -148,6 +148,11 @@ impl Header {
         [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1, 0, 0]
     }
 
+    /// That of a frame whose checksum is left to be computed from byte `start` on, and put at `offset` from there.
+    pub(super) fn with_checksum(start: u16, offset: u16) -> Self {
+        Self { flags: NEEDS_CSUM, csum_start: start, csum_offset: offset, ..Self::default() }
+    }
+
     /// Whether a checksum is left to the device.
     pub const fn leaves_checksum(&self) -> bool {
         self.flags & NEEDS_CSUM != 0

@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) answer: Sent,
     /// The end of the port.
     pub(super) error: Option<io::ErrorKind>,
+    /// What can be left unfinished.
+    pub(super) on_offer: Offloads,
     /// What the host was told.
     pub(super) offloads: Vec<Offloads>,
     pub(super) pairs: Vec<u16>,
@@ -60,6 +62,7 @@ impl TestHost {
             asked: vec![0; pairs],
             answer: Sent::Taken,
             error: None,
+            on_offer: ALL_OFFLOADS,
             offloads: Vec::new(),
             pairs: Vec::new(),
             begun: 0,
@@ -181,7 +184,8 @@ pub(super) fn subject(
     request: fn(&GuestRam, u64) -> Vec<Buffer>,
 ) -> Subject {
     let pairs = host.lock().sent.len();
-    let info = info(pairs as u16);
+    let offloads = host.lock().on_offer;
+    let info = NetInfo { offloads, ..info(pairs as u16) };
     let config = options.config(&info);
     let (space, host) = (config.clone(), host.clone());
     Subject {

@@ -136,6 +136,19 @@ impl Ordered {
         self.queue.borrow_mut().peek_beyond(count)
     }
 
+    /// The chain after the next `count`, if it is there, is well-formed, and may be looked at in this turn: one that need
+    /// not be taken together with those.
+    pub(crate) fn glimpse(&self, count: usize) -> Option<Chain> {
+        let count = u16::try_from(count).ok()?;
+        // Spent before the chain is copied, as for the first.
+        if self.budget.try_begin() { self.queue.borrow_mut().glimpse(count) } else { None }
+    }
+
+    /// Charges the limiter, if it lets the request through at once.
+    pub(crate) fn try_admit(&self, cost: Cost) -> bool {
+        self.limiter.try_admit(cost)
+    }
+
     /// Tells the driver that it need not notify for now.
     pub(crate) fn quiet(&self) -> Result<(), QueueError> {
         self.queue.borrow_mut().disable_notification()

@@ -208,6 +208,12 @@ impl Queue {
         chain
     }
 
+    /// As [`Queue::peek_beyond`], of a chain that need not be taken together with those before it: what is wrong with it is
+    /// left to show when it comes next.
+    pub fn glimpse(&mut self, count: u16) -> Option<Chain> {
+        if self.broken { None } else { self.peek_valid(count).ok().flatten() }
+    }
+
     fn peek_valid(&mut self, count: u16) -> Result<Option<Chain>, QueueError> {
         let next = self.ring.next_avail();
         let position = next.wrapping_add(count);

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
 use super::{Cost, CostKind};
 
@@ -47,6 +47,18 @@ impl Gate {
 
     pub(super) async fn pass(&self, cost: Cost) {
         self.pass_and(cost.kind, || ((), Some(cost.bytes))).await;
+    }
+
+    /// Lets a request through if it may pass at once.
+    pub(super) fn try_pass(&self, cost: Cost) -> bool {
+        match self.0.places.try_acquire() {
+            Ok(place) => place.forget(),
+            // Open for all.
+            Err(TryAcquireError::Closed) => {}
+            Err(TryAcquireError::NoPermits) => return false,
+        }
+        self.0.passed.lock().unwrap_or_else(PoisonError::into_inner).push(cost);
+        true
     }
 
     /// Lets a request through that gives its bytes, or `None`: then it was none.

@@ -45,3 +45,23 @@ fn whoever_stops_waiting_has_taken_nothing() {
     assert!(poll(&mut pin!(limiter.admit(Cost::write(2)))).is_ready(), "its place was lost");
     assert_eq!(gate.costs(), [Cost::write(2)]);
 }
+
+#[test]
+fn who_does_not_wait_is_admitted_at_once_or_takes_nothing() {
+    assert!(Limiter::unlimited().try_admit(Cost::write(u64::MAX)));
+    let gate = Gate::new();
+    let limiter = Limiter::gated(gate.clone());
+    assert!(!limiter.try_admit(Cost::write(1)));
+    gate.let_through(1);
+    assert!(limiter.try_admit(Cost::write(2)) && !limiter.try_admit(Cost::write(3)));
+    {
+        let mut asked = pin!(limiter.admit(Cost::read(4)));
+        assert!(poll(&mut asked).is_pending());
+        gate.let_through(1);
+        assert!(!limiter.try_admit(Cost::write(5)), "it went before one that waits");
+        assert!(poll(&mut asked).is_ready());
+    }
+    gate.open();
+    assert!(limiter.try_admit(Cost::write(6)));
+    assert_eq!(gate.costs(), [Cost::write(2), Cost::read(4), Cost::write(6)]);
+}

@@ -150,6 +150,16 @@ impl Limiter {
         }
     }
 
+    /// Charges a request of this cost if it may be done at once; else nothing is charged, and it has no place among those
+    /// that wait.
+    pub fn try_admit(&self, cost: Cost) -> bool {
+        match &self.0 {
+            Rule::Unlimited => true,
+            Rule::Gated(gate) => gate.try_pass(cost),
+            Rule::Levels(levels) => levels.try_admit(cost),
+        }
+    }
+
     /// Waits until a request may be done whose size shows only when it is done: until there is an operation, and nothing
     /// is owed in bytes. Then does it by `act`, at once, and charges the bytes that it gives; the balance may become
     /// negative by them. If it gives `None` there was nothing to do, and nothing is charged.
@@ -189,6 +199,14 @@ impl Levels {
         if !self.admit_at_once(cost, asked, now) {
             self.wait(cost, Size::Known, asked, |admission| self.charge(admission, cost)).await;
         }
+    }
+
+    fn try_admit(&self, cost: Cost) -> bool {
+        if self.is_open() {
+            return true;
+        }
+        let now = MonoTime::now();
+        self.admit_at_once(cost, self.asked(now), now)
     }
 
     async fn admit_and<T>(&self, kind: CostKind, act: impl FnOnce() -> (T, Option<u64>)) -> T {
