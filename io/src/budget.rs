@@ -58,7 +58,7 @@ impl Budget {
 
     /// As [`Budget::begin`], if that need not wait; else nothing is spent.
     pub fn try_begin(&self) -> bool {
-        self.owner.is_free() && self.try_spend()
+        self.owner.may_begin_now() && self.try_spend()
     }
 
     /// Spends `units` for what follows of a request that was begun: at once while something is left in this turn, else in

@@ -59,8 +59,13 @@ fn sec_02_an_owner_without_cpu_time_begins_nothing(engine: EngineKind) {
             cx.next_turn().await;
         }
         assert_eq!(begun.get(), 0);
+        assert!(!cx.budget(&owner).try_begin());
         // What others wait for goes on.
         cx.budget(&owner).spend().await;
+        // So does what is within its bound.
+        hold.set(Some(Bound { nanos: u64::MAX, renewed_at: MonoTime::now(), quota: MILLI, period: HOUR }));
+        cx.next_turn().await;
+        assert!(cx.budget(&owner).try_begin());
         hold.set(None);
         hold.wake();
         while begun.get() == 0 {

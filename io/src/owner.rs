@@ -131,6 +131,11 @@ impl Owner {
         !self.0.hold.is_set()
     }
 
+    /// Whether something new may be begun for it now.
+    pub(crate) fn may_begin_now(&self) -> bool {
+        self.is_free() || self.0.hold.until(self.charged()).is_none()
+    }
+
     /// Waits until something new may be begun for it.
     pub(crate) async fn may_begin(&self, timer: &Timer) {
         self.0.hold.passed(timer, || self.charged(), || false).await;

@@ -4,6 +4,9 @@ use crate::net::test_tcp::{Ip, TcpSegment, add, cut, whole_checksums};
 
 const BOTH: Versions = Versions { ipv4: true, ipv6: true };
 
+/// What is changed of a segment.
+type Change = (&'static str, fn(&mut TcpSegment));
+
 fn beginning(frame: &[u8]) -> &[u8] {
     &frame[..frame.len().min(JOINED)]
 }
@@ -127,7 +130,7 @@ fn headers_say_what_is_left_to_be_done() {
 /// Changes that keep a frame from being joined, to the one before as well as to the one behind.
 #[test]
 fn what_is_not_a_plain_segment_is_not_joined() {
-    let changes: &[(&str, fn(&mut TcpSegment))] = &[
+    let changes: &[Change] = &[
         ("a SYN", |segment| segment.flags = 0x12),
         ("a FIN", |segment| segment.flags = 0x11),
         ("a RST", |segment| segment.flags = 0x14),
@@ -153,7 +156,7 @@ fn what_is_not_a_plain_segment_is_not_joined() {
             }
         }
     }
-    let of_ipv4: &[(&str, fn(&mut TcpSegment))] = &[
+    let of_ipv4: &[Change] = &[
         ("may be fragmented", |segment| segment.fragment = 0),
         ("more fragments", |segment| segment.fragment = 0x6000),
         ("a fragment", |segment| segment.fragment = 0x4001),
@@ -173,7 +176,7 @@ fn what_is_not_a_plain_segment_is_not_joined() {
 
 #[test]
 fn segments_that_differ_are_not_joined() {
-    let changes: &[(&str, fn(&mut TcpSegment))] = &[
+    let changes: &[Change] = &[
         ("a gap", |segment| segment.sequence += 1),
         ("the same again", |segment| segment.sequence -= 100),
         ("another acknowledgement", |segment| segment.acknowledged += 1),

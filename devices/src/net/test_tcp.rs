@@ -107,7 +107,7 @@ impl TcpSegment {
         let mut tcp = [&self.ports[0].to_be_bytes()[..], &self.ports[1].to_be_bytes()].concat();
         tcp.extend(self.sequence.to_be_bytes());
         tcp.extend(self.acknowledged.to_be_bytes());
-        tcp.push((20 + self.options.len() as u8) / 4 << 4 | self.reserved);
+        tcp.push((((20 + self.options.len() as u8) / 4) << 4) | self.reserved);
         tcp.push(self.flags | if self.pushed { 8 } else { 0 });
         tcp.extend(self.window.to_be_bytes());
         tcp.extend([0, 0]);
