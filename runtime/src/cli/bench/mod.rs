@@ -1,7 +1,7 @@
 //! `ringlet bench`: measures Ringlet on this host and compares with its targets.
 //!
 //! This folder owns what every benchmark shares: the options, samples and their summary ([`stats`]), turns
-//! ([`interleave`]), the machine's description ([`machine`]), targets ([`target`]), the report in both its forms
+//! ([`interleave`]), what is measured again ([`undisturbed`]), the machine's description ([`machine`]), targets ([`target`]), the report in both its forms
 //! ([`report`]), and what several of them measure with: processes ([`process`], [`qemu`], [`idle_vms`]), VMs
 //! ([`launched`]), the guest that drives disks ([`blkbench`]). Each benchmark is a module that fills a
 //! [`report::Report`]. What is measured is the public library, and the command as a process; nothing here reaches
@@ -24,6 +24,7 @@ mod report;
 mod stats;
 mod target;
 mod traffic;
+mod undisturbed;
 mod unnamed;
 mod usage;
 mod victim;

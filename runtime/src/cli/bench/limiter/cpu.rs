@@ -12,6 +12,7 @@ use super::super::launched::{Launched, executor, settle};
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::super::target::{Limit, Quantity, Target};
+use super::super::undisturbed::Undisturbed;
 use super::super::{CliResult, progress};
 use super::floor::Quota;
 use super::track::{Point, Track};
@@ -163,6 +164,11 @@ impl Row {
         format!("{quota_ms}/{period_ms} ms, {vcpus} vCPU{}", if vcpus == 1 { "" } else { "s" })
     }
 
+    /// Whether its overruns are judged, and compared with those of threads without a VM.
+    fn has_floor(self) -> bool {
+        self.guest != Guest::MostlyHalted && !self.contended
+    }
+
     /// The same for threads without a VM.
     fn floor(self) -> Quota {
         let millis = |millis: u32| Duration::from_millis(millis.into());
@@ -277,14 +283,23 @@ fn cpus() -> u32 {
 }
 
 /// Measures all rows.
-pub(super) fn measure(runtime: &Runtime, effort: Effort, report: &mut Report) -> CliResult<()> {
+pub(super) fn measure(
+    runtime: &Runtime,
+    effort: Effort,
+    undisturbed: &mut Undisturbed,
+    report: &mut Report,
+) -> CliResult<()> {
     let mut judged = Judged::default();
     let cpus = cpus();
     for row in rows(effort, cpus) {
         progress(&format!("cpu.max {} {}", row.name(), row.id()));
-        let seen = row.measure(runtime, effort)?;
+        let seen = undisturbed.measure(|| row.measure(runtime, effort))?;
         row.add_figures(&seen, report);
-        judged.take(row, seen, cpus, effort);
+        judged.take(row, seen, cpus);
+        if row.is_judged(cpus) && row.has_floor() {
+            // Beside each row, so that both meet the same moods of the machine.
+            judged.floor.append(undisturbed.measure(|| Ok(row.floor().overruns(effort.periods)))?);
+        }
     }
     judged.add_figures(report);
     report.note("obtained: from one throttling to another, of as many quotas as periods passed between them");
@@ -296,7 +311,7 @@ pub(super) fn measure(runtime: &Runtime, effort: Effort, report: &mut Report) ->
 }
 
 impl Judged {
-    fn take(&mut self, row: Row, seen: Seen, cpus: u32, effort: Effort) {
+    fn take(&mut self, row: Row, seen: Seen, cpus: u32) {
         match row.guest {
             Guest::MostlyHalted => self.wakes.push(seen.wakes),
             _ if !row.is_judged(cpus) => {}
@@ -304,9 +319,7 @@ impl Judged {
                 let errors = if row.contended { &mut self.contended_errors } else { &mut self.errors };
                 // A VM that was never throttled got nothing of what it should have been held to.
                 errors.push(seen.error.map_or(1.0, f64::abs));
-                if !row.contended {
-                    // Beside each row, so that both meet the same moods of the machine.
-                    self.floor.append(row.floor().overruns(effort.periods));
+                if row.has_floor() {
                     self.overruns.append(seen.overruns);
                 }
             }

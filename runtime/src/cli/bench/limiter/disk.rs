@@ -10,6 +10,7 @@ use super::super::launched::{Launched, executor, settle};
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::super::target::{Limit, Quantity, Target};
+use super::super::undisturbed::Undisturbed;
 use super::super::{CliResult, progress};
 use super::row::{DISK, Effort, Meter, Row};
 use super::window::{Look, Obtained, Window};
@@ -112,13 +113,13 @@ impl Disk {
     }
 
     /// Measures the rest.
-    pub(super) fn measure(self, report: &mut Report) -> CliResult<()> {
+    pub(super) fn measure(self, undisturbed: &mut Undisturbed, report: &mut Report) -> CliResult<()> {
         let Self { effort, rows, slowest, why_not_uring } = self;
         let (long, short): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.window(effort) > LONG);
         let mut all = Vec::new();
         for row in short {
             progress(&row.id());
-            let seen = measure(&[row], effort, Duration::from_micros(200))?;
+            let seen = undisturbed.measure(|| measure(&[row], effort, Duration::from_micros(200)))?;
             all.extend(seen.into_iter().map(|seen| (row, seen)));
         }
         progress(&format!("{} limits of disks whose windows are long, side by side", long.len()));

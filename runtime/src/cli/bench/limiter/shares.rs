@@ -11,6 +11,7 @@ use super::super::launched::{Launched, settle};
 use super::super::report::{Figure, Report, Unit};
 use super::super::stats::Samples;
 use super::super::target::{Limit, Quantity, Target};
+use super::super::undisturbed::Undisturbed;
 use super::super::{CliResult, progress};
 use super::disk::{engines, look, runtime, stop};
 use super::row::{DISK, arguments};
@@ -147,7 +148,12 @@ fn operations() -> DiskLimits {
 }
 
 /// Measures shares by weight.
-fn shares(engine: EngineKind, effort: Effort, report: &mut Report) -> CliResult<f64> {
+fn shares(
+    engine: EngineKind,
+    effort: Effort,
+    undisturbed: &mut Undisturbed,
+    report: &mut Report,
+) -> CliResult<f64> {
     let mut worst = 0.0_f64;
     for &count in effort.counts {
         for (id, equal) in [("equal", true), ("unequal", false)] {
@@ -158,7 +164,7 @@ fn shares(engine: EngineKind, effort: Effort, report: &mut Report) -> CliResult<
             let time =
                 Duration::from_secs_f64(effort.requests as f64 / (REQUESTS as f64 * least)).max(SHORTEST);
             let wishes: Vec<_> = weights.iter().copied().map(wish).collect();
-            let (looks, _) = measure(engine, &wishes, operations(), time)?;
+            let (looks, _) = undisturbed.measure(|| measure(engine, &wishes, operations(), time))?;
             let obtained = looks.iter().map(|(first, last)| last.operations - first.operations);
             let shares = Shares::of(&obtained.zip(weights).collect::<Vec<_>>());
             worst = worst.max(shares.as_ref().map_or(1.0, Shares::error));
@@ -219,12 +225,17 @@ fn guarantees() -> [Guarantee; 3] {
 }
 
 /// Measures guarantees.
-fn guaranteed(engine: EngineKind, effort: Effort, report: &mut Report) -> CliResult<f64> {
+fn guaranteed(
+    engine: EngineKind,
+    effort: Effort,
+    undisturbed: &mut Undisturbed,
+    report: &mut Report,
+) -> CliResult<f64> {
     let mut worst = f64::INFINITY;
     for Guarantee { id, name, disk, own, neighbour } in guarantees() {
         progress(&format!("a VM that is guaranteed {name}, {engine}"));
         let time = Duration::from_millis(effort.requests * 6);
-        let (looks, time) = measure(engine, &[own, neighbour], disk, time)?;
+        let (looks, time) = undisturbed.measure(|| measure(engine, &[own, neighbour], disk, time))?;
         let part = f64::from(own.weight) / f64::from(own.weight + neighbour.weight);
         let (first, last) = looks.first().ok_or("a VM with a guarantee was not looked at")?;
         let (limit, obtained) = match disk.bps {
@@ -242,11 +253,15 @@ fn guaranteed(engine: EngineKind, effort: Effort, report: &mut Report) -> CliRes
 }
 
 /// Measures all.
-pub(super) fn measure_all(effort: Effort, report: &mut Report) -> CliResult<()> {
+pub(super) fn measure_all(
+    effort: Effort,
+    undisturbed: &mut Undisturbed,
+    report: &mut Report,
+) -> CliResult<()> {
     let (mut error, mut least) = (0.0_f64, f64::INFINITY);
     for &engine in engines().0 {
-        error = error.max(shares(engine, effort, report)?);
-        least = least.min(guaranteed(engine, effort, report)?);
+        error = error.max(shares(engine, effort, undisturbed, report)?);
+        least = least.min(guaranteed(engine, effort, undisturbed, report)?);
     }
     let [error, guaranteed] = &[error, least].map(|value| [value].into_iter().collect::<Samples>());
     let (group, words) = ("Tenants, the worst of these", "share, obtained of guaranteed");
