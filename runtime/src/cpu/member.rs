@@ -27,8 +27,10 @@ pub(super) struct Member {
     pub(super) due: u64,
     /// Its timer of real time is set.
     pub(super) armed: bool,
-    /// It ran for a quarter of the time or more between the last two looks at a VM that might run.
+    /// It ran for a quarter of the time or more, lately and while the VM was allowed to.
     pub(super) active: bool,
+    /// What it used since that was said.
+    recent: u64,
     /// How often it had slept, when it last looked itself.
     pub(super) sleeps: i64,
     pub(super) quiet_until: u64,
@@ -96,6 +98,14 @@ impl Member {
         }
     }
 
+    /// Adds what it used between two looks; after `time`, says whether it is active.
+    pub(super) fn note_progress(&mut self, time: Option<u64>) {
+        self.recent = self.recent.saturating_add(self.progress);
+        if let Some(time) = time {
+            self.active = std::mem::take(&mut self.recent) >= time / 4;
+        }
+    }
+
     /// What its exact timer still lets it use.
     fn holds(&self) -> u64 {
         self.due.saturating_sub(self.used)
@@ -116,6 +126,7 @@ impl Member {
             due: 0,
             armed: false,
             active: false,
+            recent: 0,
             sleeps: 0,
             quiet_until: 0,
         })

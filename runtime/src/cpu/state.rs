@@ -9,10 +9,13 @@ use super::member::{
     Member, are_exact, busiest, held_by_others, holding_too_much, set_own_timer, set_timers,
     sleeps_of_this_thread, users,
 };
-use super::pace::{Alarm, Look, Pace, Progress, Shares};
+use super::pace::{Alarm, Claim, Look, Pace, Progress, Shares};
 
 /// A VM that uses less than this in a period does nothing but be woken to be looked at. Nanoseconds.
 const IDLE: u64 = 200_000;
+/// For so long a VM was allowed to run before it is said which of its vCPUs do: over less, one that wakes for a moment
+/// would seem to. Nanoseconds.
+const ACTIVITY: u64 = 4_000_000;
 
 /// What is known of a VM's CPU time.
 pub(super) struct State {
@@ -36,6 +39,8 @@ pub(super) struct Enforced {
     /// When the clocks were read last, and whether nothing was left then.
     read_at: u64,
     throttled: bool,
+    /// For how long it was allowed to run since it was last said which vCPUs do.
+    allowed: u64,
     idle_looks: u32,
     /// What had been used when the timers were set.
     at_alarm: u64,
@@ -87,7 +92,8 @@ impl State {
         // Waiting for a period says nothing of what they do when they may.
         if used > enforced.used && !enforced.throttled {
             enforced.shard_active = shard > enforced.shard;
-            self.members.iter_mut().flatten().for_each(|member| member.active = member.progress >= time / 4);
+            let time = enforced.allow(time);
+            self.members.iter_mut().flatten().for_each(|member| member.note_progress(time));
         }
         enforced.throttled = matches!(standing, Standing::Throttled { .. });
         enforced.read_at = now;
@@ -125,8 +131,7 @@ impl State {
             set_timers(members, enforced.alarm, holder);
             return Vec::new();
         };
-        let active = members.get(index).and_then(Option::as_ref).is_some_and(|member| member.active);
-        let claim = shares.claim(active, held_by_others(members, index));
+        let claim = claim(members, shares, index);
         enforced.alarm = enforced.pace.alarm(Look { exact: Some(claim.nanos), ..look }, quiet_until);
         enforced.watch_at = 0;
         set_own_timer(members, enforced.alarm, index, holder);
@@ -138,7 +143,7 @@ impl State {
     pub(super) fn claim_anew(&mut self, index: usize, left: Left) -> Vec<usize> {
         let Self { members, enforced: Some(enforced), .. } = self else { return Vec::new() };
         let Some(shares) = enforced.shares(left, members) else { return Vec::new() };
-        let claim = shares.claim(true, held_by_others(members, index));
+        let claim = claim(members, shares, index);
         if let Some(member) = members.get_mut(index).and_then(Option::as_mut) {
             member.claim(claim.nanos);
         }
@@ -195,12 +200,20 @@ impl Enforced {
             idle_looks: 0,
             read_at: now,
             throttled: false,
+            allowed: 0,
             at_alarm: used,
             alarm: Alarm::default(),
             watch_at: 0,
             moved_at: now,
             told: Stat::default(),
         }
+    }
+
+    /// The VM was allowed to run for so much longer. For how long since it was last said which vCPUs do, if that is long
+    /// enough to say it again.
+    fn allow(&mut self, time: u64) -> Option<u64> {
+        self.allowed = self.allowed.saturating_add(time);
+        (self.allowed >= ACTIVITY).then(|| std::mem::take(&mut self.allowed))
     }
 
     /// What the vCPU that looks has done since the timers were set; it is not woken for a while if it only slept.
@@ -239,8 +252,18 @@ impl Enforced {
     }
 }
 
+/// What vCPU `index` takes that looks.
+fn claim(members: &[Option<Member>], shares: Shares, index: usize) -> Claim {
+    let active = members.get(index).and_then(Option::as_ref).is_some_and(|member| member.active);
+    shares.claim(active, held_by_others(members, index))
+}
+
 /// Nanoseconds between the scheduler's ticks, which are also those of the coarse clocks (clock_getres(2)).
 fn tick() -> u64 {
     let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(tick.tv_nsec).unwrap_or(0).clamp(1_000_000, 10_000_000)
 }
+
+#[cfg(test)]
+#[path = "state_test.rs"]
+mod tests;
