@@ -42,6 +42,8 @@ pub(super) struct Versions {
 }
 
 impl Versions {
+    pub(super) const NONE: Self = Self { ipv4: false, ipv6: false };
+
     /// Those whose segments the host's side cuts.
     pub(super) fn of(offloads: Offloads) -> Self {
         let Offloads { checksum, tso4, tso6, .. } = offloads;

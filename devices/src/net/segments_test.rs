@@ -36,6 +36,8 @@ fn row(count: u32) -> Vec<TcpSegment> {
 /// Offers packets, each in one buffer, all before the device is told.
 fn offer_packets(driver: &mut Driver, packets: &[Vec<u8>]) -> Vec<u16> {
     let (rig, queue) = driver.split(1);
+    // It does not look any more, until it is told.
+    rig.settle();
     let heads = (0..).zip(packets).map(|(n, packet)| {
         let place = Rig::DATA + n * ROOM;
         rig.ram.write(place, packet).unwrap();
@@ -155,6 +157,7 @@ fn segments_in_many_pieces_go_out_however_many_there_are() {
     let segments = row(4);
     let table = Rig::DATA + 0x1_0000;
     let (rig, queue) = driver.split(1);
+    rig.settle();
     for (n, segment) in (0..).zip(&segments) {
         let place = Rig::DATA + n * ROOM;
         let packet = packet(segment);
@@ -283,6 +286,7 @@ fn sec_07_a_chain_that_breaks_the_queue_does_so_after_those_before_it() {
     let mut driver = Driver::new(u64::MAX);
     let segments = row(3);
     let (rig, queue) = driver.split(1);
+    rig.settle();
     let mut heads = Vec::new();
     for (n, segment) in (0..).zip(&segments) {
         let packet = packet(segment);
@@ -374,4 +378,48 @@ fn sec_11_segments_are_joined_as_they_were_copied() {
     }
     stop.store(true, Ordering::Relaxed);
     racer.join().unwrap();
+}
+
+#[test]
+fn a_host_that_refuses_a_whole_gets_segments_one_by_one_from_then_on() {
+    let mut driver = Driver::new(u64::MAX);
+    let segments = row(4);
+    driver.host.change(|state| state.answer = Sent::Refused);
+    offer(&mut driver, &segments);
+    used(&mut driver, 4);
+    driver.host.change(|state| state.answer = Sent::Taken);
+    offer(&mut driver, &segments);
+    used(&mut driver, 4);
+    assert_eq!(assert_sent(&driver, &segments), [1; 4]);
+}
+
+#[test]
+fn frames_that_are_longer_than_the_mtu_are_joined_to_nothing() {
+    for (mtu, expected) in [(1039, &[1; 4][..]), (1040, &[4])] {
+        let options = NetOptions { mtu: Some(mtu), ..options() };
+        let mut driver = Driver::with(TestHost::new(1), options, Options::new(EngineKind::Epoll), u64::MAX);
+        let segments = row(4);
+        offer(&mut driver, &segments);
+        used(&mut driver, 4);
+        assert_eq!(assert_sent(&driver, &segments), expected, "{mtu}");
+    }
+}
+
+#[test]
+fn flows_that_take_turns_are_not_looked_behind_for_long() {
+    let mut driver = Driver::new(u64::MAX);
+    let turns = |n: u32| TcpSegment { ports: [80, 40_000 + (n % 2) as u16], ..segment(n / 2) };
+    let segments: Vec<_> = (0..60).map(turns).collect();
+    offer(&mut driver, &segments);
+    used(&mut driver, 60);
+    assert_eq!(assert_sent(&driver, &segments), [1; 60]);
+    // One that comes alone is noticed, though.
+    let segments = row(60);
+    offer(&mut driver, &segments);
+    used(&mut driver, 60);
+    let counts = assert_sent(&driver, &segments);
+    assert!(counts.iter().any(|count| *count > 1), "{counts:?}");
+    offer(&mut driver, &segments);
+    used(&mut driver, 60);
+    assert!(assert_sent(&driver, &segments)[0] > 1);
 }

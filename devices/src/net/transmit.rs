@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use ringlet_io::net::{HEADER, MAX_HEAD, MAX_PACKET_PIECES, NetPort, Sent};
+use ringlet_io::net::{HEADER, MAX_HEAD, MAX_PACKET_PIECES, MIN_FRAME, NetPort, Sent};
 use ringlet_io::{Cost, DoorbellListener, GuestRange, Lease, LeaseUse, MonoTime};
 use ringlet_metrics::{DropReason, GuestErrorKind, RequestKind, RequestStatus, guest_error};
 
@@ -27,7 +27,12 @@ const _: () = assert!(2 * MAX_RANGES < MAX_PACKET_PIECES);
 
 /// Bytes that the lists of a packet's segments take: theirs, the chains', and the kernel's. Lists may be half empty.
 pub(super) const JOINED_BYTES: usize =
-    2 * size_of::<Chain>() * MAX_FRAMES + 6 * size_of::<GuestRange>() * MAX_RANGES;
+    2 * size_of::<Chain>() * MAX_FRAMES + 8 * size_of::<GuestRange>() * MAX_RANGES;
+
+/// After so many packets in a row to which the next frame did not belong ...
+const MISSES: u32 = 4;
+/// ... only every so many-th is looked behind: to look takes as long as to send.
+const REST: u32 = 16;
 
 /// The task of one transmit queue.
 pub(super) struct Transmitter {
@@ -38,6 +43,8 @@ pub(super) struct Transmitter {
     port: Rc<dyn NetPort>,
     /// Which segments the host's side takes as one packet.
     joins: Versions,
+    /// How many packets in a row might have had more segments, and had not.
+    misses: u32,
     /// The frames of the packet that is being sent: one, or segments that are one packet. Empty before there is one.
     chains: Vec<Chain>,
     /// What is sent of segments from guest memory.
@@ -104,7 +111,8 @@ impl Transmitter {
         port: Rc<dyn NetPort>,
     ) -> Self {
         let joins = Versions::of(host.layout.offloads);
-        Self { queue, doorbell, host, pair, port, joins, chains: Vec::new(), ranges: Vec::new() }
+        let (chains, ranges) = (Vec::new(), Vec::new());
+        Self { queue, doorbell, host, pair, port, joins, misses: 0, chains, ranges }
     }
 
     /// Serves the queue; ends only if it breaks.
@@ -144,6 +152,10 @@ impl Transmitter {
         let alone = Packet { head, rest };
         let packet = self.join(&alone, frame).unwrap_or(alone);
         let dropped = self.send(&packet).await?;
+        if dropped == Some(DropReason::Refused) && self.chains.len() > 1 && self.host.is_open(self.pair) {
+            // It may take them one by one.
+            self.joins = Versions::NONE;
+        }
         self.finish(dropped, begun)
     }
 
@@ -175,25 +187,37 @@ impl Transmitter {
     /// admitted at once. `None` if there are none. Where it ends, the next packet begins.
     fn join(&mut self, first: &Packet, frame: u64) -> Option<Packet> {
         let pieces = self.chains.first()?.readable_ranges().len();
-        if !self.host.is_open(self.pair) || pieces > MAX_RANGES {
+        // Frames that the host would not pass on are not made parts of one that it would.
+        let fits = self.host.layout.mtu.is_none_or(|mtu| frame <= MIN_FRAME as u64 + u64::from(mtu));
+        if !self.host.is_open(self.pair) || pieces > MAX_RANGES || !fits {
             return None;
         }
         let len = usize::try_from(frame).ok()?;
         let mut segments = Segments::of(self.joins, &first.head.header, first.head.beginning(), len)?;
+        if self.misses >= MISSES && !self.misses.is_multiple_of(REST) {
+            self.misses += 1;
+            return None;
+        }
         self.ranges.clear();
         self.add_ranges(0, first.head.len);
         while !segments.is_ended() && self.chains.len() < MAX_FRAMES {
             let Some(chain) = self.queue.glimpse(self.chains.len()) else { break };
-            let Some((joined, cost)) = self.follow(&segments, &first.head, &chain) else { break };
-            if !self.queue.try_admit(cost) {
+            let joined = self.follow(&segments, &first.head, &chain);
+            let Some((joined, _)) = joined.filter(|(_, cost)| self.queue.try_admit(*cost)) else {
+                self.misses = self.misses.saturating_add(1);
                 break;
-            }
+            };
             self.chains.push(chain);
             self.add_ranges(self.chains.len() - 1, HEADER + segments.headers());
             segments = joined;
         }
-        let packet = if self.chains.len() > 1 { self.whole(first, &segments) } else { None };
+        if self.chains.len() == 1 {
+            return None;
+        }
+        self.misses = 0;
+        let packet = self.whole(first, &segments);
         if packet.is_none() {
+            // A mistake of ours: those that follow are looked at, and charged, again.
             self.chains.truncate(1);
         }
         packet
@@ -202,7 +226,8 @@ impl Transmitter {
     /// The segments with a frame that may be sent and is the next of them, and what that one costs.
     fn follow(&self, segments: &Segments, first: &Head, chain: &Chain) -> Option<(Segments, Cost)> {
         let frame = frame_len(chain).filter(|_| chain.writable_len() == 0)?;
-        if self.ranges.len() + chain.readable_ranges().len() > MAX_RANGES {
+        let is_twice = self.chains.iter().any(|other| other.head() == chain.head());
+        if is_twice || self.ranges.len() + chain.readable_ranges().len() > MAX_RANGES {
             return None;
         }
         let head = self.examine(chain, frame).ok()?;
@@ -275,6 +300,7 @@ impl Transmitter {
     /// Gives all frames of a packet back, which were sent, or dropped for a reason.
     fn finish(&mut self, dropped: Option<DropReason>, begun: MonoTime) -> Result<(), QueueError> {
         let metrics = &self.queue.metrics;
+        self.queue.finish(self.chains.iter().map(|chain| (chain, 0)))?;
         let time = MonoTime::now().since(begun);
         for chain in &self.chains {
             let (status, bytes) = match dropped {
@@ -284,9 +310,8 @@ impl Transmitter {
             dropped.into_iter().for_each(|reason| metrics.dropped_packets.inc(reason));
             metrics.completed(RequestKind::Transmit, status, bytes, time);
         }
-        let finished = self.queue.finish(self.chains.iter().map(|chain| (chain, 0)));
         self.chains.clear();
-        finished
+        Ok(())
     }
 }
 
