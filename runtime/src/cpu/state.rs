@@ -13,8 +13,8 @@ use super::pace::{Alarm, Claim, Look, Pace, Progress, Shares};
 
 /// A VM that uses less than this in a period does nothing but be woken to be looked at. Nanoseconds.
 const IDLE: u64 = 200_000;
-/// For so long a VM was allowed to run before it is said which of its vCPUs do: over less, one that wakes for a moment
-/// would seem to. Nanoseconds.
+/// For so long, or a quota, a VM was allowed to run before it is said which of its vCPUs do: over less, one that wakes for a
+/// moment would seem to. Nanoseconds.
 const ACTIVITY: u64 = 4_000_000;
 
 /// What is known of a VM's CPU time.
@@ -213,7 +213,7 @@ impl Enforced {
     /// enough to say it again.
     fn allow(&mut self, time: u64) -> Option<u64> {
         self.allowed = self.allowed.saturating_add(time);
-        (self.allowed >= ACTIVITY).then(|| std::mem::take(&mut self.allowed))
+        (self.allowed >= ACTIVITY.min(self.budget.max().quota)).then(|| std::mem::take(&mut self.allowed))
     }
 
     /// What the vCPU that looks has done since the timers were set; it is not woken for a while if it only slept.
