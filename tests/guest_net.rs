@@ -5,6 +5,8 @@
 
 extern crate alloc;
 
+#[path = "../examples/guests/kit/src/net/bytes.rs"]
+mod bytes;
 #[path = "../examples/guests/kit/src/net/checksum.rs"]
 mod checksum;
 #[path = "../examples/guests/guests/src/http/connection.rs"]
@@ -585,6 +587,9 @@ fn with_options(frame: &[u8], words: usize) -> Vec<u8> {
         frame[14] += words as u8;
         let len = (frame.len() - 14) as u16;
         frame[16..18].copy_from_slice(&len.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = !ones_sum(&frame[14..34 + 4 * words]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
     }
     frame
 }
@@ -626,6 +631,11 @@ fn a_packet_that_lies_is_not_cut() {
             let mut bad = good.clone();
             bad[place] = byte;
             assert!(Cut::of(&bad, 64).is_none(), "byte {place} is {byte}");
+        }
+        if !is_ipv6 {
+            let mut bad = good.clone();
+            bad[24] ^= 1;
+            assert!(Cut::of(&bad, 64).is_none(), "the header's checksum is wrong");
         }
         // What is not the frame any more gives nothing.
         let mut cut = Cut::of(&good, 64).unwrap();

@@ -3,10 +3,8 @@
 
 use core::ops::Range;
 
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
+use super::bytes::{ETHERNET, IPV4, IPV6};
+
 const IPV6_HEADER: usize = 40;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -24,8 +22,8 @@ struct Place {
     offset: usize,
     /// Sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1).
     pseudo: u64,
-    /// Whether a field of 0 says that there is no checksum.
-    optional: bool,
+    /// Then a field of 0 says that there is no checksum.
+    is_udp: bool,
 }
 
 /// Prepares the frame for a device that computes the checksum: writes the pseudo header's sum into the field. Returns
@@ -43,14 +41,14 @@ pub(super) fn delegate(frame: &mut [u8]) -> Option<(u16, u16)> {
 pub(super) fn holds(frame: &[u8]) -> bool {
     let Some(place) = find(frame) else { return true };
     let covered = &frame[place.start..place.end];
-    let absent = place.optional && covered.get(place.offset..place.offset + 2) == Some(&[0, 0]);
+    let absent = place.is_udp && covered.get(place.offset..place.offset + 2) == Some(&[0, 0]);
     absent || fold(place.pseudo + sum(covered)) == u16::MAX
 }
 
 /// Where a datagram of UDP lies in a frame, its header included; `None` if the frame holds none as a whole.
 #[must_use]
 pub(super) fn datagram(frame: &[u8]) -> Option<Range<usize>> {
-    let place = find(frame).filter(|place| place.optional)?;
+    let place = find(frame).filter(|place| place.is_udp)?;
     Some(place.start..place.end)
 }
 
@@ -59,6 +57,12 @@ pub(super) fn of_ipv4(header: &mut [u8]) {
     header[10..12].fill(0);
     let sum = !fold(sum(header));
     header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Whether the checksum of a header of IPv4 is right.
+#[must_use]
+pub(super) fn of_ipv4_holds(header: &[u8]) -> bool {
+    fold(sum(header)) == u16::MAX
 }
 
 /// Looks for a checksum of TCP or UDP in a whole IP packet without extension headers; all of `start..end`, and the
@@ -78,7 +82,7 @@ fn find(frame: &[u8]) -> Option<Place> {
     let covered = ip.len.checked_sub(ip.header).filter(|&covered| covered >= least)?;
     let (start, end) = (ETHERNET + ip.header, ETHERNET + ip.len);
     let pseudo = ip.addresses + u64::from(ip.protocol) + covered as u64;
-    (end <= frame.len()).then_some(Place { start, end, offset, pseudo, optional: ip.protocol == UDP })
+    (end <= frame.len()).then_some(Place { start, end, offset, pseudo, is_udp: ip.protocol == UDP })
 }
 
 /// What an IP header says.

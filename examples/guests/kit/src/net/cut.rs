@@ -3,12 +3,9 @@
 
 use core::ops::Range;
 
+use super::bytes::{ETHERNET, IPV4, UDP_HEADER, number, put};
 use super::checksum;
 
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
-const IPV4: [u8; 2] = [0x08, 0x00];
-const UDP_HEADER: usize = 8;
 /// Most bytes of all headers: one of IPv4 has up to 60, one of IPv6 has 40.
 const HEADERS_MAX: usize = ETHERNET + 60 + UDP_HEADER;
 
@@ -28,13 +25,15 @@ pub(super) struct Cut {
 
 impl Cut {
     /// Begins with a frame, which is to become datagrams of `size` bytes. `None` of what is no datagram as a whole, or has no
-    /// data, or if there is nothing to be of such a size.
+    /// data, or a header of IPv4 with a wrong checksum, or if there is nothing to be of such a size.
     #[must_use]
     pub(super) fn of(frame: &[u8], size: u16) -> Option<Self> {
         let datagram = checksum::datagram(frame)?;
         let len = datagram.start + UDP_HEADER;
         let size = usize::from(size).min(datagram.end.checked_sub(len)?);
-        let fits = number(frame, len - 4)? == datagram.len();
+        let ip = frame.get(ETHERNET..datagram.start)?;
+        let is_right = frame.get(12..14)? != IPV4 || checksum::of_ipv4_holds(ip);
+        let fits = is_right && number(frame, len - 4)? == datagram.len();
         let mut headers = [0; HEADERS_MAX];
         headers.get_mut(..len)?.copy_from_slice(&frame[..len]);
         let mut cut = Self { headers, len, size, left: len..datagram.end };
@@ -77,14 +76,4 @@ impl Cut {
             put(headers, ETHERNET + 4, UDP_HEADER + size);
         }
     }
-}
-
-/// A number of two bytes.
-fn number(bytes: &[u8], at: usize) -> Option<usize> {
-    let bytes = bytes.get(at..)?.first_chunk::<2>()?;
-    Some(u16::from_be_bytes(*bytes).into())
-}
-
-fn put(bytes: &mut [u8], at: usize, value: usize) {
-    bytes[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
 }

@@ -5,10 +5,10 @@ pub(super) const LEN: usize = 12;
 
 /// `flags`: the checksum is the pseudo header's only, the rest is to be computed.
 const NEEDS_CSUM: u8 = 1;
-/// `gso_type`: datagrams of UDP.
-const UDP_L4: u8 = 5;
 /// `flags`: the device has checked the checksum.
 const DATA_VALID: u8 = 2;
+/// `gso_type`: datagrams of UDP (virtio 1.3).
+const UDP_L4: u8 = 5;
 
 /// A header in a packet's first bytes, as far as this driver looks at it. What it says about segments of TCP is for those
 /// who send the packet on.
@@ -19,7 +19,7 @@ pub(super) struct Header {
     /// How many buffers the packet lies in, if it may lie in several.
     pub(super) buffers: u16,
     /// How many bytes of data each datagram has, if the packet is several of UDP.
-    pub(super) datagrams: Option<u16>,
+    pub(super) datagram_size: Option<u16>,
 }
 
 impl Header {
@@ -29,7 +29,7 @@ impl Header {
         Some(Self {
             checked: bytes[0] & (NEEDS_CSUM | DATA_VALID) != 0,
             buffers: u16::from_le_bytes([bytes[10], bytes[11]]),
-            datagrams: (bytes[1] == UDP_L4).then_some(u16::from_le_bytes([bytes[4], bytes[5]])),
+            datagram_size: (bytes[1] == UDP_L4).then_some(u16::from_le_bytes([bytes[4], bytes[5]])),
         })
     }
 }

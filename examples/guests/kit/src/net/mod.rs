@@ -16,6 +16,7 @@
 //! }
 //! ```
 
+mod bytes;
 mod checksum;
 mod control;
 mod cut;
@@ -139,7 +140,7 @@ pub struct Counters {
     pub rx_packets: u64,
     /// Their bytes, Ethernet headers included.
     pub rx_bytes: u64,
-    /// Packets that came in and were no good: too short, or with a wrong checksum.
+    /// Packets that came in and were no good: too short, with a wrong checksum, or not the datagrams that they should be.
     pub rx_dropped: u64,
     /// Packets that went out.
     pub tx_packets: u64,

@@ -12,7 +12,7 @@ use crate::virtio::{Buffers, Ring, Shape, Transport, drivers::transport::Transpo
 
 /// Bytes of a buffer when a packet may lie in several.
 const PIECE: usize = 4096;
-/// Most bytes of a packet and its header: what one of TCP can have before it is cut into segments.
+/// Most bytes of a packet and its header: what one of TCP, or of datagrams of UDP, can have before it is cut.
 const PACKET_MAX: usize = header::LEN + super::ETHERNET + 4 + 65535;
 /// Bytes of an Ethernet header: no frame is shorter.
 const FRAME_MIN: usize = super::ETHERNET;
@@ -158,8 +158,8 @@ impl Rx {
         if frame.len() < FRAME_MIN || unchecked && !checksum::holds(frame) {
             return None;
         }
-        let datagrams = self.features & (feature::GUEST_USO4 | feature::GUEST_USO6) != 0;
-        match header.datagrams.filter(|_| datagrams) {
+        let cuts = self.features & (feature::GUEST_USO4 | feature::GUEST_USO6) != 0;
+        match header.datagram_size.filter(|_| cuts) {
             None => Some(Frame { place, start: 0, end: frame.len(), is_last: true }),
             Some(size) => {
                 self.cut = Some((place, Cut::of(frame, size)?));
@@ -173,11 +173,16 @@ impl Rx {
         let (place, cut) = self.cut.as_mut()?;
         let place = *place;
         let bytes = match place {
-            // SAFETY: the device has given the buffer back, and says that it wrote so much; it gets it with the last datagram.
+            // SAFETY: the device has given the buffer back, and says that it wrote so much; it gets it again only after
+            // the last datagram.
             Place::Buffer(slot, written) => unsafe { self.buffers.ours(slot, written) },
             Place::Whole => &mut self.whole,
         };
         let datagram = bytes.get_mut(header::LEN..).and_then(|frame| cut.next(frame));
+        debug_assert!(
+            datagram.is_some(),
+            "the packet has not become shorter, and is forgotten with its last datagram"
+        );
         let is_last = datagram.is_none() || cut.is_done();
         if is_last {
             self.cut = None;

@@ -1,16 +1,12 @@
 //! Datagrams of UDP that go out as one packet, which whoever it is for cuts into them again (virtio 1.3, 5.1.6.2:
 //! `VIRTIO_NET_HDR_GSO_UDP_L4`). Plain arithmetic on bytes, so that it can be tested anywhere.
 
+use super::bytes::{ETHERNET, IPV4, IPV6, UDP_HEADER, number, put};
 use super::checksum;
 
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
-const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV4_HEADER: usize = 20;
-const IPV6: [u8; 2] = [0x86, 0xdd];
 const IPV6_HEADER: usize = 40;
 const UDP: u8 = 17;
-const UDP_HEADER: usize = 8;
 /// `flags` and fragment offset of IPv4: may not be taken apart, so that its identification means nothing (RFC 6864).
 const WHOLE: [u8; 2] = [0x40, 0];
 /// Most datagrams of a packet (Linux: `UDP_MAX_SEGMENTS`, of its older versions).
@@ -115,14 +111,4 @@ fn is_same_flow(first: &[u8], next: &[u8], headers: usize) -> bool {
     let rest = if is_ipv4 { [20..24, 26..headers - 4] } else { [20..22, 22..headers - 4] };
     let start = if is_ipv4 { 0..16 } else { 0..18 };
     rest.into_iter().chain([start]).all(|same| first.get(same.clone()) == next.get(same))
-}
-
-/// A number of two bytes.
-fn number(bytes: &[u8], at: usize) -> Option<usize> {
-    let bytes = bytes.get(at..)?.first_chunk::<2>()?;
-    Some(u16::from_be_bytes(*bytes).into())
-}
-
-fn put(bytes: &mut [u8], at: usize, value: usize) {
-    bytes[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
 }
