@@ -29,7 +29,8 @@ pub struct NetRates {
     /// Bytes of frames.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bps: Option<u64>,
-    /// Packets: what the guest is given or gives at once, which may be several segments.
+    /// Packets: what the guest is given or gives at once, which may be several segments or
+    /// datagrams (up to 256); those that are sent one by one are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pps: Option<u64>,
 }

@@ -1,6 +1,6 @@
 //! Measuring again what the machine's own host disturbed: where that gives CPUs to others meanwhile (`steal` in
-//! `/proc/stat`, proc(5)), a figure says more about them than about what was measured. What is judged is chosen by how
-//! much was stolen, never by the result.
+//! `/proc/stat`, proc(5)), a figure says more about them than about what was measured. What counts is chosen by how
+//! much was stolen, without a look at the result; but more is stolen from who uses more.
 
 use std::fs;
 

@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Bytes of a datagram's payload.
 const SMALL: usize = 64;
 
-/// Datagrams between two looks at the clock.
+/// Datagrams between two looks at the clock, and of one call: Linux takes no more (`UDP_MAX_SEGMENTS` of its older versions).
 pub(super) const BATCH: usize = 64;
 
 /// What a contender is measured at. Receiving and sending are the guest's.
