@@ -27,6 +27,8 @@ pub(super) struct Member {
     pub(super) due: u64,
     /// Its timer of real time is set.
     pub(super) armed: bool,
+    /// Its timer of CPU time that waits for ticks is set.
+    pub(super) ticking: bool,
     /// It ran for a quarter of the time or more, lately and while the VM was allowed to.
     pub(super) active: bool,
     /// What it used since that was said.
@@ -68,12 +70,12 @@ impl Member {
                 timer.set(0);
             }
         }
-        (self.armed, self.due) = (false, 0);
+        (self.armed, self.ticking, self.due) = (false, false, 0);
     }
 
     pub(super) fn close_timers(&mut self) {
         self.timers = None;
-        (self.armed, self.due) = (false, 0);
+        (self.armed, self.ticking, self.due) = (false, false, 0);
     }
 
     /// Called by the thread itself: asks for an exact timer if there are timers at all.
@@ -125,6 +127,7 @@ impl Member {
             at_alarm: 0,
             due: 0,
             armed: false,
+            ticking: false,
             active: false,
             recent: 0,
             sleeps: 0,
@@ -168,6 +171,10 @@ pub(super) fn set_own_timer(members: &mut [Option<Member>], alarm: Alarm, index:
         let Some(member) = member else { continue };
         let Some(timers) = &member.timers else { continue };
         set_real(&timers.real, &mut member.armed, place == holder, after);
+        // From before all had exact ones.
+        if std::mem::take(&mut member.ticking) {
+            timers.cpu.set(0);
+        }
         member.at_alarm = member.used;
         if place == index {
             member.claim(alarm.cpu);
@@ -182,6 +189,7 @@ pub(super) fn set_timers(members: &mut [Option<Member>], alarm: Alarm, holder: u
         let Some(member) = member else { continue };
         let Some(timers) = &member.timers else { continue };
         timers.cpu.set(alarm.cpu);
+        member.ticking = true;
         let arm = place == holder || alarm.near && member.active && member.quiet_until <= alarm.wake;
         set_real(&timers.real, &mut member.armed, arm, after);
         (member.at_alarm, member.due) = (member.used, member.used.saturating_add(alarm.cpu));

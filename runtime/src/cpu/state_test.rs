@@ -89,3 +89,19 @@ fn nobody_is_given_time_without_a_limit() {
         assert!(state.charge(MILLI, 0).is_none());
     });
 }
+
+#[test]
+fn timers_that_wait_for_ticks_are_taken_back_when_all_have_exact_ones() {
+    with_state(|mut state| {
+        let ticking =
+            |state: &State| state.members.iter().flatten().map(|member| member.ticking).collect::<Vec<_>>();
+        let mut late = Member::new().unwrap();
+        late.make_timers().unwrap();
+        state.members[1] = Some(late);
+        state.go_on(0, AWAKE, left(20));
+        assert_eq!(ticking(&state), [true; 2], "one has not asked for an exact timer yet");
+        state.keep_own_timers(1);
+        state.go_on(1, AWAKE, left(20));
+        assert_eq!(ticking(&state), [false; 2], "it would wake a vCPU for nothing");
+    });
+}
