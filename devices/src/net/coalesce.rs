@@ -12,12 +12,9 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6,
 };
 
+use super::frame::{ETHERNET, IPV4, IPV6, TCP_CHECKSUM, ethertype, protocol};
 use super::header::{Header, MAX_SEGMENTS, MIN_SEGMENT};
 
-/// Bytes of the headers before TCP's, without options, extensions and tags.
-const ETHERNET: usize = 14;
-const IPV4: usize = 20;
-const IPV6: usize = 40;
 /// Bytes of TCP's, without and with all options.
 const TCP: usize = 20;
 const MAX_TCP: usize = 60;
@@ -26,9 +23,6 @@ pub(super) const JOINED: usize = ETHERNET + IPV6 + MAX_TCP;
 /// Most bytes of an IP packet.
 const MAX_IP: usize = 65_535;
 
-/// Where TCP has its checksum (RFC 9293).
-const CHECKSUM: u16 = 16;
-const PROTOCOL: u8 = 6;
 const ACK: u8 = 0x10;
 const PUSH: u8 = 0x08;
 /// Flags and offset of IPv4: not to be fragmented, and not a fragment.
@@ -181,7 +175,7 @@ impl Segments {
             *beginning.get_mut(tcp + 13)? |= PUSH;
         }
         let pseudo = self.version.pseudo_header(beginning, self.len - tcp)?;
-        put(beginning, tcp + usize::from(CHECKSUM), pseudo.into())?;
+        put(beginning, tcp + usize::from(TCP_CHECKSUM), pseudo.into())?;
         let gso_type = match self.version {
             Version::V4 => VIRTIO_NET_HDR_GSO_TCPV4,
             Version::V6 => VIRTIO_NET_HDR_GSO_TCPV6,
@@ -190,7 +184,7 @@ impl Segments {
             gso_type: u8::try_from(gso_type).ok()?,
             hdr_len: u16::try_from(self.headers).ok()?,
             gso_size: u16::try_from(self.size).ok()?,
-            ..Header::with_checksum(u16::try_from(tcp).ok()?, CHECKSUM)
+            ..Header::with_checksum(u16::try_from(tcp).ok()?, TCP_CHECKSUM)
         };
         Some(header.bytes())
     }
@@ -211,7 +205,7 @@ impl Segment {
         let is_whole = options >= TCP && beginning.len() >= headers;
         let data = len.checked_sub(headers).filter(|data| *data >= usize::from(MIN_SEGMENT))?;
         let pseudo = version.pseudo_header(beginning, len - at)?;
-        let is_pseudo = number(beginning, at + usize::from(CHECKSUM))? == pseudo;
+        let is_pseudo = number(beginning, at + usize::from(TCP_CHECKSUM))? == pseudo;
         let sequence = u32::from_be_bytes([a, b, c, d]);
         let fits = is_left && is_plain && is_whole && is_pseudo;
         fits.then_some(Self { version, headers, data, sequence, pushed: flags & PUSH != 0 })
@@ -231,18 +225,18 @@ impl Version {
         let packet = beginning.get(ETHERNET..)?;
         let len = len.checked_sub(ETHERNET)?;
         match number(beginning, 12)? {
-            0x0800 => {
+            ethertype::IPV4 => {
                 let header = packet.get(..IPV4)?;
                 let is_plain = header.first() == Some(&0x45) && number(header, 6)? == WHOLE;
                 let is_all = usize::from(number(header, 2)?) == len;
-                let is_right = sum(header, 0) == 0xFFFF && header.get(9) == Some(&PROTOCOL);
+                let is_right = sum(header, 0) == 0xFFFF && header.get(9) == Some(&protocol::TCP);
                 (is_plain && is_all && is_right).then_some(Self::V4)
             }
-            0x86DD => {
+            ethertype::IPV6 => {
                 let header = packet.get(..IPV6)?;
                 let is_version_6 = header.first().is_some_and(|first| first >> 4 == 6);
                 let is_all = usize::from(number(header, 4)?) + IPV6 == len;
-                (is_version_6 && is_all && header.get(6) == Some(&PROTOCOL)).then_some(Self::V6)
+                (is_version_6 && is_all && header.get(6) == Some(&protocol::TCP)).then_some(Self::V6)
             }
             _ => None,
         }
@@ -264,14 +258,14 @@ impl Version {
             Self::V6 => beginning.get(ETHERNET + 8..ETHERNET + IPV6)?,
         };
         let len = u32::try_from(len).ok()?;
-        Some(sum(addresses, u32::from(PROTOCOL) + (len >> 16) + (len & 0xFFFF)))
+        Some(sum(addresses, u32::from(protocol::TCP) + (len >> 16) + (len & 0xFFFF)))
     }
 }
 
 /// Whether a frame is to be sent as it is, but for what may be TCP's checksum.
 fn leaves_tcp(header: &Header) -> bool {
     let is_whole = u32::from(header.gso_type) == VIRTIO_NET_HDR_GSO_NONE;
-    header.leaves_checksum() && header.csum_offset == CHECKSUM && is_whole
+    header.leaves_checksum() && header.csum_offset == TCP_CHECKSUM && is_whole
 }
 
 /// The sum of 16-bit words in ones' complement (RFC 1071), and of `start`. The bytes are few, and of an even number.

@@ -10,40 +10,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ringlet_io::net::eui64;
 
 use super::config::Mac;
+use super::frame::{ETHERNET, IPV4, IPV6, TCP_CHECKSUM, UDP_CHECKSUM, ethertype, protocol};
 
 /// Bytes of a frame's beginning that are judged: enough for the longest IPv4 header and the ports behind it, or for
 /// IPv6 with some extension headers and a neighbour advertisement.
 pub const JUDGED: usize = 192;
 
-const ETHERNET: usize = 14;
-const IPV6: usize = 40;
 /// Ports from which addresses are given out by DHCP (RFC 2131) and DHCPv6 (RFC 8415).
 const DHCP_SERVER: u16 = 67;
 const DHCPV6_SERVER: u16 = 547;
-/// Bytes of the shortest IPv4 header.
-const IPV4: usize = 20;
-
-/// Where TCP (RFC 9293) and UDP (RFC 768) have their checksum.
-const TCP_CHECKSUM: u16 = 16;
-const UDP_CHECKSUM: u16 = 6;
-
-/// The values of the EtherType field (RFC 9542).
-mod ethertype {
-    pub(super) const IPV4: u16 = 0x0800;
-    pub(super) const ARP: u16 = 0x0806;
-    pub(super) const IPV6: u16 = 0x86DD;
-}
-
-/// The values of the protocol and next-header fields that matter.
-mod protocol {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const ICMPV6: u8 = 58;
-    pub(super) const DESTINATION: u8 = 60;
-}
 
 /// Types of ICMPv6 messages that say where an address or a router is (RFC 4861, section 4).
 mod icmpv6 {

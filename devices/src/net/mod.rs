@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 mod device;
 pub mod filter;
+mod frame;
 pub mod header;
 mod host;
 mod receive;
