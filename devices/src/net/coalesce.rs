@@ -19,7 +19,7 @@ use super::header::{Header, MAX_SEGMENTS, MIN_SEGMENT};
 const TCP: usize = 20;
 const MAX_TCP: usize = 60;
 /// Bytes of a frame's beginning that must be copied to judge it.
-pub(super) const JOINED: usize = ETHERNET + IPV6 + MAX_TCP;
+pub const JOINED: usize = ETHERNET + IPV6 + MAX_TCP;
 /// Most bytes of an IP packet.
 const MAX_IP: usize = 65_535;
 
@@ -30,13 +30,16 @@ const WHOLE: u16 = 0x4000;
 
 /// For which versions of IP segments may be joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Versions {
-    pub(super) ipv4: bool,
-    pub(super) ipv6: bool,
+pub struct Versions {
+    /// Those of IPv4.
+    pub ipv4: bool,
+    /// Those of IPv6.
+    pub ipv6: bool,
 }
 
 impl Versions {
-    pub(super) const NONE: Self = Self { ipv4: false, ipv6: false };
+    /// None are.
+    pub const NONE: Self = Self { ipv4: false, ipv6: false };
 
     /// Those whose segments the host's side cuts.
     pub(super) fn of(offloads: Offloads) -> Self {
@@ -78,7 +81,7 @@ struct Segment {
 
 /// Segments in a row, which lie behind the headers of the first.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Segments {
+pub struct Segments {
     version: Version,
     /// Bytes of all headers.
     headers: usize,
@@ -95,7 +98,7 @@ pub(super) struct Segments {
 impl Segments {
     /// Begins with a frame of `len` bytes, of which `beginning` is a copy of the first [`JOINED`], or all; `None`
     /// if none can be joined to it. `header` was validated.
-    pub(super) fn of(allowed: Versions, header: &Header, beginning: &[u8], len: usize) -> Option<Self> {
+    pub fn of(allowed: Versions, header: &Header, beginning: &[u8], len: usize) -> Option<Self> {
         let first = Segment::of(header, beginning, len)?;
         let mut segments = Self {
             version: first.version,
@@ -111,7 +114,7 @@ impl Segments {
     }
 
     /// Bytes of each frame's headers: what is behind is data.
-    pub(super) fn headers(&self) -> usize {
+    pub fn headers(&self) -> usize {
         self.headers
     }
 
@@ -121,7 +124,7 @@ impl Segments {
     }
 
     /// The same, with the next frame behind; `None` if that is not the next segment. `first` is the beginning of the first.
-    pub(super) fn and(&self, first: &[u8], header: &Header, beginning: &[u8], len: usize) -> Option<Self> {
+    pub fn and(&self, first: &[u8], header: &Header, beginning: &[u8], len: usize) -> Option<Self> {
         let other = Segment::of(header, beginning, len)?;
         let follows = (other.version, other.headers, other.sequence)
             == (self.version, self.headers, self.next)
@@ -160,7 +163,7 @@ impl Segments {
 
     /// Makes the beginning of the first frame that of the whole; gives the packet's header. `None` if it is not what this
     /// was made of.
-    pub(super) fn finish(&self, beginning: &mut [u8]) -> Option<[u8; HEADER]> {
+    pub fn finish(&self, beginning: &mut [u8]) -> Option<[u8; HEADER]> {
         let tcp = self.version.transport();
         match self.version {
             Version::V4 => {

@@ -13,7 +13,7 @@
 
 #[cfg(test)]
 mod allocations_test;
-mod coalesce;
+pub mod coalesce;
 pub mod config;
 pub mod control;
 mod device;
