@@ -14,7 +14,7 @@ use crate::iperf_wire::{
 use crate::options::SIZE_MAX;
 use crate::pool::{Pool, Shape};
 use crate::report::Outcome;
-use crate::serve::{WINDOW, ZEROS};
+use crate::serve::{RECEIVE, SEND, ZEROS};
 use crate::wire::Pace;
 use crate::{Failure, PATIENCE};
 
@@ -27,7 +27,7 @@ const BATCH: u64 = 64;
 
 /// Serves until the device breaks.
 pub(crate) fn run(net: &mut Net, port: u16) -> Result<Outcome, Failure> {
-    let shape = Shape { port, connections: CONNECTIONS, receive: WINDOW, send: WINDOW, handshake: PATIENCE };
+    let shape = Shape { port, connections: CONNECTIONS, receive: RECEIVE, send: SEND, handshake: PATIENCE };
     let mut pool = Pool::new(shape);
     pool.accept(net);
     let mut datagrams = Datagrams::open(net, port)?;

@@ -17,8 +17,11 @@ use crate::wire::{Command, HEADER, Header, Kind, LINE_MAX, Pace, Tally};
 use crate::{Failure, PATIENCE};
 
 const CONNECTIONS: usize = 16;
-/// Bytes on their way in each direction of a connection.
-pub(crate) const WINDOW: usize = 1 << 20;
+/// Bytes on their way to a connection: several times what the device takes in, so that the other side does not wait for this
+/// one to look.
+pub(crate) const RECEIVE: usize = 4 << 20;
+/// Bytes on their way from it.
+pub(crate) const SEND: usize = 1 << 20;
 /// Most nanoseconds that datagrams are sent for.
 const SEND_MAX: u64 = 3_600_000_000_000;
 /// Datagrams between two looks at what comes in.
@@ -28,7 +31,7 @@ pub(crate) static ZEROS: [u8; SIZE_MAX as usize] = [0; SIZE_MAX as usize];
 
 /// Serves until the device breaks.
 pub(crate) fn run(net: &mut Net, port: u16) -> Result<Outcome, Failure> {
-    let shape = Shape { port, connections: CONNECTIONS, receive: WINDOW, send: WINDOW, handshake: PATIENCE };
+    let shape = Shape { port, connections: CONNECTIONS, receive: RECEIVE, send: SEND, handshake: PATIENCE };
     let mut pool = Pool::new(shape);
     pool.accept(net);
     let mut datagrams =

@@ -10,7 +10,7 @@ use ringlet_guest::time;
 
 use crate::options::{Mode, Options};
 use crate::report::Outcome;
-use crate::serve::{WINDOW, ZEROS};
+use crate::serve::{RECEIVE, SEND, ZEROS};
 use crate::wire::{Command, LINE_MAX, report};
 use crate::{Failure, PATIENCE, pool};
 
@@ -42,7 +42,7 @@ pub(crate) fn run(net: &mut Net, options: &Options) -> Result<Outcome, Failure> 
     // Another one than after the last boot: the peer may remember that connection.
     let first = (time::now() >> 10) as u16 % 8192;
     for index in 0..options.streams {
-        let socket = net.sockets().add(pool::socket(WINDOW, WINDOW).ok_or(Failure::Memory)?);
+        let socket = net.sockets().add(pool::socket(RECEIVE, SEND).ok_or(Failure::Memory)?);
         let port = PORTS + first + index as u16;
         net.connect(socket, options.peer, port).map_err(|_| Failure::NoAnswer)?;
         streams.push(Stream::new(socket, options));

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use nix::sys::socket::{setsockopt, sockopt::TcpCongestion, sockopt::UdpGsoSegment};
 
 use super::super::traffic::{self, Measured};
 use super::wire::{HEADER, Header, Kind, PORT};
@@ -78,11 +78,19 @@ impl Scenario {
 /// A connection that begins with this line.
 fn connect(address: Ipv4Addr, line: &[u8]) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&(address, PORT).into(), PATIENCE)?;
-    stream.set_nodelay(true)?;
+    set_up(&stream)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(line)?;
     Ok(stream)
+}
+
+/// Has a connection send what there is at once, as fast as it is taken: what paces itself by its own idea of the path, as BBR
+/// does where that is the machine's default, would wait for its timers instead of the contender.
+pub(super) fn set_up(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // There is no Linux without it, and nobody who may not use it.
+    Ok(setsockopt(stream, TcpCongestion, &"reno".into())?)
 }
 
 fn stream_in(address: Ipv4Addr, time: Duration) -> io::Result<Measured> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::super::traffic::PIECE;
-use super::client::BATCH;
+use super::client::{BATCH, set_up};
 use super::place::ip;
 use super::wire::{Header, Kind, PORT};
 use crate::cli::CliResult;
@@ -60,7 +60,7 @@ fn accept<T>(tcp: &TcpListener) -> io::Result<T> {
 
 /// Does what the first line of a connection asks for.
 fn serve(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    set_up(&stream)?;
     let mut input = BufReader::with_capacity(PIECE, stream.try_clone()?);
     let mut line = String::new();
     input.by_ref().take(LINE).read_line(&mut line)?;
