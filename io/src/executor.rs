@@ -24,6 +24,7 @@ use ringlet_metrics::ShardMetrics;
 use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 
+use crate::busy_poll::{BusyPoll, Turn};
 use crate::charge::{Account, Ledger, cpu_time, thread_nanos};
 use crate::clock::MonoTime;
 use crate::doorbell::Watch;
@@ -186,6 +187,7 @@ pub(crate) struct Executor {
     poll_began: Cell<MonoTime>,
     closed: Cell<bool>,
     account: Account,
+    busy_poll: RefCell<BusyPoll>,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -198,7 +200,11 @@ impl std::fmt::Debug for Executor {
 
 impl Executor {
     /// `ledger` is where the loop's ring notes what it submits.
-    pub(crate) fn new(metrics: Arc<ShardMetrics>, ledger: Rc<Ledger>) -> io::Result<Self> {
+    pub(crate) fn new(
+        metrics: Arc<ShardMetrics>,
+        ledger: Rc<Ledger>,
+        busy_poll: BusyPoll,
+    ) -> io::Result<Self> {
         Ok(Self {
             tasks: RefCell::default(),
             batch: RefCell::default(),
@@ -207,6 +213,7 @@ impl Executor {
             poll_began: Cell::default(),
             closed: Cell::new(false),
             account: Account::new(ledger),
+            busy_poll: RefCell::new(busy_poll),
             metrics,
         })
     }
@@ -282,13 +289,13 @@ impl Executor {
         drop(tasks);
     }
 
-    /// Runs turns until `main` has ended. While `must_park_again` says so, a turn comes at least every
+    /// Runs turns until `main` has ended. While it awaits operations on files, a turn comes at least every
     /// [`LONGEST_PARK`].
     pub(crate) async fn run<T>(
         &self,
         main: Task<T>,
         timer: &Timer,
-        must_park_again: impl Fn() -> bool,
+        awaits_files: impl Fn() -> bool,
     ) -> io::Result<JoinResult<T>> {
         let watch = Watch::readable(Arc::clone(&self.ready.wake_up))?;
         let _root = RootGuard;
@@ -296,23 +303,25 @@ impl Executor {
             set_root(&self.ready, cx.waker());
             watch.poll_clear(cx)?;
             timer.poll_clear(cx)?;
-            let start = self.run_turn(timer);
+            let turn = self.run_turn(timer);
             if let Some(result) = main.take() {
                 return Poll::Ready(Ok(result));
             }
-            timer.arm(must_park_again().then(|| start + LONGEST_PARK))?;
-            let more = self.ready.end();
-            if more {
+            let awaits_files = awaits_files();
+            timer.arm(awaits_files.then(|| turn.began + LONGEST_PARK))?;
+            let leaves_work = self.ready.end();
+            let comes_back = self.looks_again(&Turn { leaves_work, awaits_files, ..turn }) || leaves_work;
+            if comes_back {
                 self.ready.ring();
             }
-            self.account.begin_park(more);
+            self.account.begin_park(comes_back);
             Poll::Pending
         })
         .await
     }
 
-    /// Runs one turn and says when it began.
-    fn run_turn(&self, timer: &Timer) -> MonoTime {
+    /// Runs one turn.
+    fn run_turn(&self, timer: &Timer) -> Turn {
         self.turn.set(self.turn.get().wrapping_add(1));
         let start = MonoTime::now();
         let parked = self.account.end_park(start, self.turn());
@@ -325,7 +334,7 @@ impl Executor {
             // The park was their turn, and nobody else waits.
             self.turn.set(self.turn.get().wrapping_add(1));
         }
-        let mut before = start;
+        let (mut before, mut is_free, worked) = (start, true, !batch.is_empty());
         let mut deferred = Vec::new();
         for key in batch.drain(..) {
             if self.has_had_its_share(key) {
@@ -335,13 +344,21 @@ impl Executor {
             self.poll_began.set(before);
             let Some(polled) = self.poll_task(key) else { continue };
             let after = MonoTime::now();
+            is_free &= polled.owner.is_free();
             self.charge(key, &polled, after.nanos_since(before));
             before = after;
         }
         self.ready.push_first(deferred);
         self.metrics.busy_nanos.add(before.nanos_since(start).saturating_add(parked));
         *self.batch.borrow_mut() = batch;
-        start
+        Turn { began: start, ended: before, worked, leaves_work: false, awaits_files: false, is_free }
+    }
+
+    /// Whether the loop looks for work behind this turn, instead of sleeping.
+    fn looks_again(&self, turn: &Turn) -> bool {
+        let mut busy_poll = self.busy_poll.borrow_mut();
+        self.metrics.polling_nanos.add(busy_poll.looked_for(turn));
+        busy_poll.looks(turn)
     }
 
     /// Whether the owner of a task has used up its time in this turn.

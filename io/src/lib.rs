@@ -6,6 +6,7 @@ pub mod ram;
 
 mod budget;
 mod buffers;
+mod busy_poll;
 mod charge;
 mod clock;
 mod descriptors;
@@ -37,6 +38,7 @@ mod vectored;
 
 pub use budget::{Budget, REQUESTS_PER_TURN};
 pub use buffers::{Buffers, Held, Room, Space};
+pub use busy_poll::BUSY_POLL;
 pub use clock::MonoTime;
 pub use descriptors::{Descriptor, DescriptorShare, Descriptors, OWN_DESCRIPTORS};
 pub use doorbell::{Doorbell, DoorbellListener, DoorbellSender};

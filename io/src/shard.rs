@@ -17,6 +17,7 @@ use ringlet_metrics::ShardMetrics;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, error::SendError, unbounded_channel};
 
 use crate::budget::Budget;
+use crate::busy_poll::{BUSY_POLL, BusyPoll};
 use crate::clock::MonoTime;
 use crate::engine::EngineKind;
 use crate::epoll;
@@ -40,14 +41,17 @@ pub struct ShardConfig {
     pub ring_entries: u32,
     /// How long the service may take to drain before its tasks are dropped.
     pub drain_timeout: Duration,
+    /// How long the loop looks for work before it sleeps, where work mostly comes soon; zero: never.
+    pub busy_poll: Duration,
     /// Where busy time and queue delay are reported.
     pub metrics: Arc<ShardMetrics>,
 }
 
 impl ShardConfig {
-    /// The usual set-up: 256 ring entries, 10 seconds to drain.
+    /// The usual set-up: 256 ring entries, 10 seconds to drain, [`BUSY_POLL`].
     pub fn new(index: u32, engine: EngineKind, metrics: Arc<ShardMetrics>) -> Self {
-        Self { index, engine, ring_entries: 256, drain_timeout: Duration::from_secs(10), metrics }
+        let drain_timeout = Duration::from_secs(10);
+        Self { index, engine, ring_entries: 256, drain_timeout, busy_poll: BUSY_POLL, metrics }
     }
 }
 
@@ -235,7 +239,8 @@ struct ContextInner {
 
 impl ShardContext {
     fn new(config: &ShardConfig, ring: Ring) -> io::Result<Self> {
-        let executor = Rc::new(Executor::new(Arc::clone(&config.metrics), ring.ledger())?);
+        let busy_poll = BusyPoll::new(config.busy_poll);
+        let executor = Rc::new(Executor::new(Arc::clone(&config.metrics), ring.ledger(), busy_poll)?);
         Ok(Self(Rc::new(ContextInner { executor, ring, timer: Timer::new()?, index: config.index })))
     }
 
@@ -347,7 +352,7 @@ async fn serve<S: Service>(
         }
     };
     let main = cx.spawn(&Owner::shard(), main);
-    let ended = cx.0.executor.run(main, &cx.0.timer, || cx.0.ring.is_submitting()).await;
+    let ended = cx.0.executor.run(main, &cx.0.timer, || cx.0.ring.awaits_files()).await;
     cx.0.executor.close();
     cx.0.ring.stop();
     ended

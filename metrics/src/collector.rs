@@ -52,14 +52,20 @@ impl Families {
     }
 
     fn shards(shards: &[Arc<ShardMetrics>]) -> Vec<MetricFamily> {
-        let [mut busy, mut delay, mut engine] = [const { Vec::new() }; 3];
+        let [mut busy, mut polling, mut delay, mut engine] = [const { Vec::new() }; 4];
         for shard in shards {
             let index = shard.index().to_string();
             busy.push(SHARD_BUSY.sample(&[&index], seconds(shard.busy_nanos.get())));
+            polling.push(SHARD_POLLING.sample(&[&index], seconds(shard.polling_nanos.get())));
             delay.push(QUEUE_DELAY.histogram(&[&index], &shard.queue_delay.snapshot()));
             engine.push(IO_ENGINE.sample(&[&index, shard.engine()], 1.0));
         }
-        vec![SHARD_BUSY.family(busy), QUEUE_DELAY.family(delay), IO_ENGINE.family(engine)]
+        vec![
+            SHARD_BUSY.family(busy),
+            SHARD_POLLING.family(polling),
+            QUEUE_DELAY.family(delay),
+            IO_ENGINE.family(engine),
+        ]
     }
 
     fn vms(vms: &[Arc<VmMetrics>]) -> Vec<MetricFamily> {

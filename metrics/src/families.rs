@@ -292,6 +292,8 @@ impl fmt::Debug for VcpuClock {
 pub struct ShardMetrics {
     /// Time that the loop did work rather than wait, in nanoseconds.
     pub busy_nanos: Counter,
+    /// Time that it looked for work instead of sleeping, and found none yet.
+    pub polling_nanos: Counter,
     /// From "could run" to "runs", for commands and tasks of this loop.
     pub queue_delay: Histogram,
     index: u32,
@@ -300,7 +302,8 @@ pub struct ShardMetrics {
 
 impl ShardMetrics {
     pub(crate) fn new(index: u32, engine: &'static str) -> Self {
-        Self { busy_nanos: Counter::new(), queue_delay: Histogram::new(&DELAY_BOUNDS), index, engine }
+        let queue_delay = Histogram::new(&DELAY_BOUNDS);
+        Self { busy_nanos: Counter::new(), polling_nanos: Counter::new(), queue_delay, index, engine }
     }
 
     /// Index of the shard: its label `shard`.

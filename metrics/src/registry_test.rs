@@ -110,6 +110,7 @@ fn every_number_reaches_its_series_in_base_units() {
     vm.freeze_vcpu_clock(1, 250_000_000);
     vm.register_buffers(Arc::new(Account));
     shard.busy_nanos.add_duration(Duration::from_millis(2500));
+    shard.polling_nanos.add(125_000_000);
     shard.queue_delay.observe(Duration::from_micros(5));
     registry.runtime().vms.inc(VmState::Paused);
     registry.runtime().created.inc();
@@ -136,6 +137,7 @@ fn every_number_reaches_its_series_in_base_units() {
         (r#"ringlet_vcpu_cpu_seconds_total{vm="v",vcpu="1"}"#, 0.25),
         (r#"ringlet_vm_info{vm="v",name="name of v",image="hello",tenant="acme"}"#, 1.0),
         (r#"ringlet_event_loop_busy_seconds_total{shard="3"}"#, 2.5),
+        (r#"ringlet_event_loop_polling_seconds_total{shard="3"}"#, 0.125),
         (r#"ringlet_event_loop_queue_delay_seconds_bucket{shard="3",le="0.000004"}"#, 0.0),
         (r#"ringlet_event_loop_queue_delay_seconds_bucket{shard="3",le="0.00001"}"#, 1.0),
         (r#"ringlet_event_loop_queue_delay_seconds_bucket{shard="3",le="+Inf"}"#, 1.0),

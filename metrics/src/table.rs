@@ -33,12 +33,8 @@ pub(crate) const BOOT_PHASE: Spec = spec(
     &["phase"],
     "Duration of each phase of a VM's start: load and create by themselves, first_exit and ready since start.",
 );
-pub(crate) const REAPER_BACKLOG: Spec = spec(
-    "ringlet_reaper_backlog",
-    GAUGE,
-    &[],
-    "Ended VMs whose descriptors wait to be closed when that is cheap.",
-);
+pub(crate) const REAPER_BACKLOG: Spec =
+    spec("ringlet_reaper_backlog", GAUGE, &[], "Ended VMs whose descriptors are yet to be closed.");
 pub(crate) const VM_INFO: Spec = spec(
     "ringlet_vm_info",
     GAUGE,
@@ -156,6 +152,12 @@ pub(crate) const SHARD_BUSY: Spec = spec(
     COUNTER,
     &["shard"],
     "Time that an event loop worked rather than waited.",
+);
+pub(crate) const SHARD_POLLING: Spec = spec(
+    "ringlet_event_loop_polling_seconds_total",
+    COUNTER,
+    &["shard"],
+    "Time that an event loop looked for work instead of sleeping.",
 );
 pub(crate) const QUEUE_DELAY: Spec = spec(
     "ringlet_event_loop_queue_delay_seconds",
@@ -378,7 +380,7 @@ const LIMITER: &[&str] = &["vm", "limiter"];
 /// Labels of the families with one sample a device.
 pub(crate) const DEVICE: &[&str] = &["vm", "device"];
 
-pub(crate) const ALL: [&Spec; 64] = [
+pub(crate) const ALL: [&Spec; 65] = [
     &BUILD_INFO,
     &VMS,
     &VMS_CREATED,
@@ -406,6 +408,7 @@ pub(crate) const ALL: [&Spec; 64] = [
     &DESCRIPTORS,
     &DESCRIPTORS_MAX,
     &SHARD_BUSY,
+    &SHARD_POLLING,
     &QUEUE_DELAY,
     &IO_ENGINE,
     &DEVICE_INFO,

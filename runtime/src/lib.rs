@@ -62,7 +62,7 @@ pub use ringlet_io::net::{PasstError, Publish, SocketError, TapError, Transport}
 pub use ringlet_io::unix::ListenError;
 pub use ringlet_io::{Engine, EngineChoice, EngineError, EngineKind, RamError, ShardError};
 pub use ringlet_metrics::{Escaped, Registry, VmMetrics, VmState};
-pub use runtime::{MAX_SHARDS, Runtime, RuntimeOptions};
+pub use runtime::{MAX_BUSY_POLL, MAX_SHARDS, Runtime, RuntimeOptions};
 pub use serial::SerialInput;
 pub use vm::Vm;
 pub use vsock::{VsockListener, VsockStream};

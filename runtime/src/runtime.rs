@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ringlet_boot::Image;
 use ringlet_io::{Descriptors, Engine, EngineChoice, Shard, ShardConfig, ShardContext};
@@ -26,6 +27,9 @@ use crate::vm::Vm;
 /// of these, the standard library cannot start a thread without ending the process.
 pub const MAX_SHARDS: u32 = 256;
 
+/// Longest time for which an event loop may look for work.
+pub const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
+
 /// How a [`Runtime`] is to be.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RuntimeOptions {
@@ -33,6 +37,10 @@ pub struct RuntimeOptions {
     pub engine: EngineChoice,
     /// Number of event-loop threads; 1 to [`MAX_SHARDS`]; by default one for every two CPUs.
     pub shards: Option<NonZero<u32>>,
+    /// How long an event loop looks for work before it sleeps, where work mostly comes soon: 0 (never) to
+    /// [`MAX_BUSY_POLL`]; by default [`BUSY_POLL`](ringlet_io::BUSY_POLL). That is not done for VMs with `cpu.max`, nor while
+    /// others want the CPU.
+    pub busy_poll: Option<Duration>,
     /// What the disks of all VMs may use together. Has no weight.
     pub disk_limits: DiskLimits,
     /// Descriptors that the connections of all VMs' socket devices may take together, besides the four that each of
@@ -77,6 +85,10 @@ impl Runtime {
         if count > MAX_SHARDS {
             return Err(Error::config("shards", format!("{count} is not in 1..={MAX_SHARDS}")));
         }
+        let busy_poll = options.busy_poll.unwrap_or(ringlet_io::BUSY_POLL);
+        if busy_poll > MAX_BUSY_POLL {
+            return Err(Error::config("busy_poll", format!("{busy_poll:?} is more than {MAX_BUSY_POLL:?}")));
+        }
         let registry = Registry::new();
         let engine = ringlet_io::select(options.engine)?;
         let host = Arc::new(Host::open()?);
@@ -84,7 +96,8 @@ impl Runtime {
             .map(|index| {
                 let metrics = registry.register_shard(index, engine.kind.as_str());
                 let host = Arc::clone(&host);
-                Shard::spawn(ShardConfig::new(index, engine.kind, metrics), move |_: &ShardContext| {
+                let config = ShardConfig { busy_poll, ..ShardConfig::new(index, engine.kind, metrics) };
+                Shard::spawn(config, move |_: &ShardContext| {
                     if index == 0 {
                         // The first vCPU needs it in a moment, and a new loop has nothing to do yet. An error is
                         // told to the vCPU.

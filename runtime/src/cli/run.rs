@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 use ringlet::{
-    BootProtocol, Drive, EngineChoice, HugePages, MAX_MEMORY_MIB, MAX_SHARDS, MAX_VCPUS, MIN_MEMORY_MIB,
-    NetworkInterface, VmConfig, Vsock,
+    BootProtocol, Drive, EngineChoice, HugePages, MAX_BUSY_POLL, MAX_MEMORY_MIB, MAX_SHARDS, MAX_VCPUS,
+    MIN_MEMORY_MIB, NetworkInterface, VmConfig, Vsock,
 };
 use ringlet_metrics::{Endpoint, Escaped};
 
@@ -134,6 +134,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_parser = parse_shards)]
     pub(super) shards: Option<NonZero<u32>>,
 
+    /// How long an event loop looks for work before it sleeps, where work mostly comes soon: 0s (never) to 1ms. Not done for
+    /// VMs with cpu.max, nor while others want the CPU [default: 50us]
+    #[arg(long, value_name = "DURATION", value_parser = parse_busy_poll)]
+    pub(super) busy_poll: Option<Duration>,
+
     /// Open files that connections of all VMs' sockets (--vsock) may take together; a VM gets one more only while more are left
     /// than it has [default: half of `ulimit -n`]
     #[arg(long, value_name = "N")]
@@ -242,6 +247,11 @@ fn parse_count(text: &str) -> Result<NonZero<u32>, String> {
 fn parse_shards(text: &str) -> Result<NonZero<u32>, String> {
     let shards = text.parse().ok().filter(|shards: &NonZero<u32>| shards.get() <= MAX_SHARDS);
     shards.ok_or_else(|| format!("not a number from 1 to {MAX_SHARDS}"))
+}
+
+fn parse_busy_poll(text: &str) -> Result<Duration, String> {
+    let longest = humantime::parse_duration(text).ok().filter(|longest| *longest <= MAX_BUSY_POLL);
+    longest.ok_or_else(|| "not a time from 0s to 1ms; write 50us".to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

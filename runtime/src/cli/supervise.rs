@@ -85,6 +85,7 @@ async fn supervise(args: &RunArgs, config: VmConfig) -> CliResult<ExitCode> {
     let runtime = Runtime::new(RuntimeOptions {
         engine: args.io_engine.into(),
         shards,
+        busy_poll: args.busy_poll,
         vsock_descriptors: args.vsock_descriptors,
         ..RuntimeOptions::default()
     })?;
