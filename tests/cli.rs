@@ -114,7 +114,7 @@ fn a_command_line_that_is_wrong_says_what_would_be_right_and_runs_nothing() {
         (&["run", "hello", "--count", "many"], "must be at least 1"),
         (&["run", "hello", "--shards", "0"], "1 to 256"),
         (&["run", "hello", "--shards", "257"], "1 to 256"),
-        (&["run", "hello", "--busy-poll", "2ms"], "0s to 1ms"),
+        (&["run", "hello", "--busy-poll", "101us"], "0s to 100us"),
         (&["run", "hello", "--disk", "nul"], "null[:SIZE]"),
         (&["run", "hello", "extra"], "come after `--`"),
         (&["run", "hello", "--vcpus", "many"], "--vcpus"),

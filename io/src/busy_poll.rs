@@ -27,7 +27,7 @@ const REST: Duration = Duration::from_millis(20);
 const MOST: u8 = 64;
 /// With so much, it is looked.
 const ENOUGH: u8 = 16;
-/// What is lost for work that did not: so it is looked only as long as fewer than one of nine do not.
+/// What is lost for work that did not: so it is looked only as long as at most one of nine do not.
 const LATE: u8 = 8;
 
 /// A turn of the loop.
@@ -68,9 +68,9 @@ impl BusyPoll {
         Self { longest, score, idle_since: None, looked: None, in_vain: false, rests_until }
     }
 
-    /// Nanoseconds for which it was looked up to this turn, since the last.
-    pub(crate) fn looked_for(&self, turn: &Turn) -> u64 {
-        self.looked.map_or(0, |looked| turn.began.nanos_since(looked))
+    /// For how long it was looked up to this turn, since the last. Time without a CPU is not looking.
+    pub(crate) fn looked_for(&self, turn: &Turn) -> Duration {
+        self.looked.map_or(Duration::ZERO, |looked| turn.began.since(looked).min(LOST))
     }
 
     /// Whether the loop looks for work behind this turn, instead of sleeping.
@@ -92,10 +92,10 @@ impl BusyPoll {
         if let Some(since) = self.idle_since {
             self.judge(turn.began.since(since));
         }
-        let waits = !turn.leaves_work && !turn.awaits_files;
+        let waits = !turn.leaves_work && !turn.awaits_files && turn.is_free;
         self.idle_since = waits.then_some(turn.ended);
         self.in_vain = false;
-        waits && turn.is_free && self.score >= ENOUGH && turn.ended >= self.rests_until
+        waits && self.score >= ENOUGH && turn.ended >= self.rests_until
     }
 
     /// There was nothing to do.

@@ -10,8 +10,8 @@
 //! [`WORTHWHILE`] each, on average, switch the doorbell to polling: it is taken out of the I/O driver, so
 //! a ring wakes nothing, and the eventfd is read every [`POLL_PERIOD`]. [`IDLE_POLLS`] reads in a row that
 //! find nothing switch it back (and rings that are followed by no work stretch the period, up to
-//! [`LONGEST_PERIOD`]); no ring is lost either way, since the eventfd counts. One request at
-//! a time takes 60 µs or more, so an honest guest at queue depth 1 never gets there.
+//! [`LONGEST_PERIOD`]); no ring is lost either way, since the eventfd counts. Where one request at
+//! a time takes longer than [`WORTHWHILE`], an honest guest at queue depth 1 never gets there.
 
 use std::fmt;
 use std::future::Future;

@@ -28,6 +28,7 @@ use crate::busy_poll::{BusyPoll, Turn};
 use crate::charge::{Account, Ledger, cpu_time, thread_nanos};
 use crate::clock::MonoTime;
 use crate::doorbell::Watch;
+use crate::file::Ring;
 use crate::owner::Owner;
 use crate::task::{JoinResult, Task, joinable};
 use crate::timer::Timer;
@@ -289,13 +290,13 @@ impl Executor {
         drop(tasks);
     }
 
-    /// Runs turns until `main` has ended. While it awaits operations on files, a turn comes at least every
+    /// Runs turns until `main` has ended. While it submits operations on files, a turn comes at least every
     /// [`LONGEST_PARK`].
     pub(crate) async fn run<T>(
         &self,
         main: Task<T>,
         timer: &Timer,
-        awaits_files: impl Fn() -> bool,
+        ring: &Ring,
     ) -> io::Result<JoinResult<T>> {
         let watch = Watch::readable(Arc::clone(&self.ready.wake_up))?;
         let _root = RootGuard;
@@ -307,9 +308,8 @@ impl Executor {
             if let Some(result) = main.take() {
                 return Poll::Ready(Ok(result));
             }
-            let awaits_files = awaits_files();
-            timer.arm(awaits_files.then(|| turn.began + LONGEST_PARK))?;
-            let leaves_work = self.ready.end();
+            timer.arm(ring.is_submitting().then(|| turn.began + LONGEST_PARK))?;
+            let (leaves_work, awaits_files) = (self.ready.end(), ring.awaits_files());
             let comes_back = self.looks_again(&Turn { leaves_work, awaits_files, ..turn }) || leaves_work;
             if comes_back {
                 self.ready.ring();
@@ -334,7 +334,7 @@ impl Executor {
             // The park was their turn, and nobody else waits.
             self.turn.set(self.turn.get().wrapping_add(1));
         }
-        let (mut before, mut is_free, worked) = (start, true, !batch.is_empty());
+        let (mut before, mut is_free, mut worked) = (start, true, false);
         let mut deferred = Vec::new();
         for key in batch.drain(..) {
             if self.has_had_its_share(key) {
@@ -344,7 +344,7 @@ impl Executor {
             self.poll_began.set(before);
             let Some(polled) = self.poll_task(key) else { continue };
             let after = MonoTime::now();
-            is_free &= polled.owner.is_free();
+            (worked, is_free) = (true, is_free && polled.owner.is_free());
             self.charge(key, &polled, after.nanos_since(before));
             before = after;
         }
@@ -357,7 +357,7 @@ impl Executor {
     /// Whether the loop looks for work behind this turn, instead of sleeping.
     fn looks_again(&self, turn: &Turn) -> bool {
         let mut busy_poll = self.busy_poll.borrow_mut();
-        self.metrics.polling_nanos.add(busy_poll.looked_for(turn));
+        self.metrics.polling_nanos.add_duration(busy_poll.looked_for(turn));
         busy_poll.looks(turn)
     }
 

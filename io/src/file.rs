@@ -321,6 +321,11 @@ impl Ring {
         Some(Places { _shard: Arc::clone(permits).acquire_owned().await.ok()?, _owner: owner })
     }
 
+    /// True while the loop has to park again and again for the sake of operations under way.
+    pub(crate) fn is_submitting(&self) -> bool {
+        matches!(self.0.backend, Backend::Uring(_)) && self.awaits_files()
+    }
+
     /// True while operations on files are under way.
     pub(crate) fn awaits_files(&self) -> bool {
         self.0.files.available_permits() < usize::try_from(self.0.file_operations).unwrap_or(0)

@@ -41,7 +41,7 @@ pub use buffers::{Buffers, Held, Room, Space};
 pub use busy_poll::BUSY_POLL;
 pub use clock::MonoTime;
 pub use descriptors::{Descriptor, DescriptorShare, Descriptors, OWN_DESCRIPTORS};
-pub use doorbell::{Doorbell, DoorbellListener, DoorbellSender};
+pub use doorbell::{Doorbell, DoorbellListener, DoorbellSender, POLL_PERIOD};
 pub use engine::{
     Engine, EngineChoice, EngineError, EngineKind, UnknownEngine, UringUnavailable, probe_uring, select,
 };

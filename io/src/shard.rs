@@ -352,7 +352,7 @@ async fn serve<S: Service>(
         }
     };
     let main = cx.spawn(&Owner::shard(), main);
-    let ended = cx.0.executor.run(main, &cx.0.timer, || cx.0.ring.awaits_files()).await;
+    let ended = cx.0.executor.run(main, &cx.0.timer, &cx.0.ring).await;
     cx.0.executor.close();
     cx.0.ring.stop();
     ended

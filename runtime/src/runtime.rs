@@ -27,8 +27,9 @@ use crate::vm::Vm;
 /// of these, the standard library cannot start a thread without ending the process.
 pub const MAX_SHARDS: u32 = 256;
 
-/// Longest time for which an event loop may look for work.
-pub const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
+/// Longest time for which an event loop may look for work: no longer than between two looks at a doorbell that is rung too
+/// often, so that a guest's storm is not taken for work.
+pub const MAX_BUSY_POLL: Duration = ringlet_io::POLL_PERIOD;
 
 /// How a [`Runtime`] is to be.
 #[derive(Debug, Clone, Copy, Default)]

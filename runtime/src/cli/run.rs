@@ -134,8 +134,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_parser = parse_shards)]
     pub(super) shards: Option<NonZero<u32>>,
 
-    /// How long an event loop looks for work before it sleeps, where work mostly comes soon: 0s (never) to 1ms. Not done for
-    /// VMs with cpu.max, nor while others want the CPU [default: 50us]
+    /// How long an event loop looks for work before it sleeps, where work mostly comes soon: 0s (never) to 100us [default: 50us]
+    ///
+    /// Not done behind work for VMs with cpu.max, nor for a moment after others have wanted the CPU. Where the CPU time of the whole
+    /// process is limited (cgroups), 0s leaves more for guests.
     #[arg(long, value_name = "DURATION", value_parser = parse_busy_poll)]
     pub(super) busy_poll: Option<Duration>,
 
@@ -251,7 +253,7 @@ fn parse_shards(text: &str) -> Result<NonZero<u32>, String> {
 
 fn parse_busy_poll(text: &str) -> Result<Duration, String> {
     let longest = humantime::parse_duration(text).ok().filter(|longest| *longest <= MAX_BUSY_POLL);
-    longest.ok_or_else(|| "not a time from 0s to 1ms; write 50us".to_owned())
+    longest.ok_or_else(|| "not a time from 0s to 100us; write 50us".to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

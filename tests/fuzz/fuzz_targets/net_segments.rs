@@ -38,7 +38,10 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
             frames.push((header, frame.bytes));
         }
     }
-    join(allowed, &frames);
+    let packets = join(allowed, &frames);
+    let is_plain = script.iter().all(|byte| *byte == 0) && (8..1400).contains(&flow.size);
+    let is_allowed = if flow.is_ipv6 { allowed.ipv6 } else { allowed.ipv4 };
+    assert!(!is_plain || !is_allowed || packets <= 1 + frames.len() / 40, "what follows is joined");
     Corpus::Keep
 });
 
@@ -135,8 +138,9 @@ fn beginning(frame: &[u8]) -> &[u8] {
     frame.get(..JOINED).unwrap_or(frame)
 }
 
-/// Joins as many as follow each other, as often as it goes.
-fn join(allowed: Versions, mut frames: &[(Header, Vec<u8>)]) {
+/// Joins as many as follow each other, as often as it goes; gives how many packets that makes.
+fn join(allowed: Versions, mut frames: &[(Header, Vec<u8>)]) -> usize {
+    let mut packets = 0;
     while let Some(((header, first), others)) = frames.split_first() {
         let mut count = 1;
         if let Some(mut segments) = Segments::of(allowed, header, beginning(first), first.len()) {
@@ -148,7 +152,9 @@ fn join(allowed: Versions, mut frames: &[(Header, Vec<u8>)]) {
             check(allowed, &segments, &frames[..count]);
         }
         frames = &frames[count..];
+        packets += 1;
     }
+    packets
 }
 
 /// What goes out for these is cut into them again.
@@ -166,8 +172,25 @@ fn check(allowed: Versions, segments: &Segments, frames: &[(Header, Vec<u8>)]) {
     assert!(header.leaves_checksum(), "TSO without it");
     let is_ipv6 = header.gso_type == 4;
     assert!(is_ipv6 && allowed.ipv6 || header.gso_type == 1 && allowed.ipv4, "another version");
+    check_headers(&packet, &header, is_ipv6);
     let plain: Vec<&[u8]> = frames.iter().map(|(_, frame)| &frame[..]).collect();
     assert_eq!(cut(&packet, &header, is_ipv6, &plain), plain);
+}
+
+/// The headers are those of one packet with all the data, as a driver with TSO writes them (virtio 1.2, section 5.1.6.2).
+fn check_headers(packet: &[u8], header: &Header, is_ipv6: bool) {
+    let transport = usize::from(header.csum_start);
+    let (headers, data) = packet.split_at(header.hdr_len.into());
+    assert_eq!(headers.len(), transport + usize::from(headers[transport + 12] >> 4) * 4);
+    let mut right = headers.to_vec();
+    let len = (packet.len() - ETHERNET) as u16;
+    if is_ipv6 {
+        right[18..20].copy_from_slice(&(len - 40).to_be_bytes());
+    } else {
+        right[16..18].copy_from_slice(&len.to_be_bytes());
+    }
+    sums(&mut right, is_ipv6, data.len());
+    assert_eq!(headers, right, "length or checksum");
 }
 
 /// Cuts a packet as a network card does, but for the identification of IPv4, which is that of the frames before.

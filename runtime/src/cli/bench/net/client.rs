@@ -89,7 +89,7 @@ fn connect(address: Ipv4Addr, line: &[u8]) -> io::Result<TcpStream> {
 /// does where that is the machine's default, would wait for its timers instead of the contender.
 pub(super) fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // There is no Linux without it, and nobody who may not use it.
+    // There is no Linux without it, and the bench's own network lets everybody use it.
     Ok(setsockopt(stream, TcpCongestion, &"reno".into())?)
 }
 
