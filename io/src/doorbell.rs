@@ -10,8 +10,11 @@
 //! [`WORTHWHILE`] each, on average, switch the doorbell to polling: it is taken out of the I/O driver, so
 //! a ring wakes nothing, and the eventfd is read every [`POLL_PERIOD`]. [`IDLE_POLLS`] reads in a row that
 //! find nothing switch it back (and rings that are followed by no work stretch the period, up to
-//! [`LONGEST_PERIOD`]); no ring is lost either way, since the eventfd counts. Where one request at
-//! a time takes longer than [`WORTHWHILE`], an honest guest at queue depth 1 never gets there.
+//! [`LONGEST_PERIOD`]); no ring is lost either way, since the eventfd counts.
+//!
+//! Who listens says whether a ring brought work ([`DoorbellListener::was_worth_it`]). Such wakes do not count, and
+//! [`RINGS_MEASURED`] looks in a row that brought work end polling too: a guest with one request at a time is woken for,
+//! however fast its requests are, and pays for them by what else limits it.
 
 use std::fmt;
 use std::future::Future;
@@ -107,8 +110,8 @@ impl Doorbell {
     /// The kernel refuses the registration (out of memory, or over `fs.epoll.max_user_watches`).
     pub fn listen(self, cx: &ShardContext) -> io::Result<DoorbellListener> {
         let watch = Watch::readable(Arc::clone(&self.fd))?;
-        let rate = Rate { wakes: 0, since: MonoTime::now() };
-        Ok(DoorbellListener { fd: self.fd, timer: cx.timer().clone(), mode: Mode::Woken(watch, rate) })
+        let mode = Mode::Woken(watch, Rate::new());
+        Ok(DoorbellListener { fd: self.fd, timer: cx.timer().clone(), mode, unjudged: false })
     }
 }
 
@@ -144,11 +147,38 @@ pub struct DoorbellListener {
     fd: Arc<OwnedFd>,
     timer: Timer,
     mode: Mode,
+    /// Whether it rang and nobody has said since whether that was worth it.
+    unjudged: bool,
 }
 
 enum Mode {
     Woken(Watch, Rate),
-    Polled { next: MonoTime, period: Duration, idle: u32 },
+    Polled(Looks),
+}
+
+/// How a polled doorbell is looked at.
+struct Looks {
+    next: MonoTime,
+    period: Duration,
+    /// Looks in a row that found no ring.
+    idle: u32,
+    /// Looks in a row that brought work.
+    useful: u32,
+}
+
+impl Looks {
+    fn new() -> Self {
+        Self { next: MonoTime::now() + POLL_PERIOD, period: POLL_PERIOD, idle: 0, useful: 0 }
+    }
+
+    fn judge(&mut self, worth_it: bool) {
+        (self.period, self.useful) =
+            if worth_it { (POLL_PERIOD, self.useful + 1) } else { (LONGEST_PERIOD.min(self.period * 2), 0) };
+    }
+
+    fn are_over(&self) -> bool {
+        self.idle >= IDLE_POLLS || self.useful >= RINGS_MEASURED
+    }
 }
 
 struct Rate {
@@ -157,6 +187,10 @@ struct Rate {
 }
 
 impl Rate {
+    fn new() -> Self {
+        Self { wakes: 0, since: MonoTime::now() }
+    }
+
     /// Counts a wake; true if the last ones came too fast to be worth it.
     fn too_fast(&mut self, now: MonoTime) -> bool {
         self.wakes += 1;
@@ -166,6 +200,11 @@ impl Rate {
         let span = now.since(self.since);
         *self = Self { wakes: 0, since: now };
         span < WORTHWHILE * RINGS_MEASURED
+    }
+
+    /// Does not count the last wake: it was worth it.
+    fn forgive(&mut self) {
+        self.wakes = self.wakes.saturating_sub(1);
     }
 }
 
@@ -182,32 +221,40 @@ impl DoorbellListener {
                 Mode::Woken(watch, rate) => {
                     let rings = watch.next_count().await?;
                     if rate.too_fast(MonoTime::now()) {
-                        let (next, period) = (MonoTime::now() + POLL_PERIOD, POLL_PERIOD);
-                        self.mode = Mode::Polled { next, period, idle: 0 };
+                        self.mode = Mode::Polled(Looks::new());
                     }
+                    self.unjudged = true;
                     return Ok(rings);
                 }
-                Mode::Polled { next, period, idle } => {
-                    self.timer.sleep_until(*next).await;
-                    *next = MonoTime::now() + *period;
+                Mode::Polled(looks) if looks.are_over() => {
+                    let watch = Watch::readable(Arc::clone(&self.fd))?;
+                    self.mode = Mode::Woken(watch, Rate::new());
+                }
+                Mode::Polled(looks) => {
+                    self.timer.sleep_until(looks.next).await;
+                    looks.next = MonoTime::now() + looks.period;
                     if let Some(rings) = read_count(&self.fd)? {
-                        *idle = 0;
+                        looks.idle = 0;
+                        self.unjudged = true;
                         return Ok(rings);
                     }
-                    *idle += 1;
-                    if *idle >= IDLE_POLLS {
-                        self.wake_again()?;
-                    }
+                    looks.idle += 1;
                 }
             }
         }
     }
 
-    /// Says whether there was anything to do after the last ring. While there is nothing, a polled doorbell is looked at
-    /// half as often each time, down to every [`LONGEST_PERIOD`].
+    /// Says whether there was anything to do after the last ring; what is said again, before the next one, does not
+    /// count. While there is nothing, a polled doorbell is looked at half as often each time, down to every
+    /// [`LONGEST_PERIOD`].
     pub fn was_worth_it(&mut self, worth_it: bool) {
-        if let Mode::Polled { period, .. } = &mut self.mode {
-            *period = if worth_it { POLL_PERIOD } else { LONGEST_PERIOD.min(*period * 2) };
+        if !std::mem::take(&mut self.unjudged) {
+            return;
+        }
+        match &mut self.mode {
+            Mode::Woken(_, rate) if worth_it => rate.forgive(),
+            Mode::Woken(..) => {}
+            Mode::Polled(looks) => looks.judge(worth_it),
         }
     }
 
@@ -233,18 +280,12 @@ impl DoorbellListener {
 
     /// True while the doorbell is polled because it was rung too fast.
     pub fn is_polled(&self) -> bool {
-        matches!(self.mode, Mode::Polled { .. })
+        matches!(self.mode, Mode::Polled(_))
     }
 
     /// Takes the doorbell off this shard's loop; rings stay counted.
     pub fn unlisten(self) -> Doorbell {
         Doorbell { fd: self.fd }
-    }
-
-    fn wake_again(&mut self) -> io::Result<()> {
-        let watch = Watch::readable(Arc::clone(&self.fd))?;
-        self.mode = Mode::Woken(watch, Rate { wakes: 0, since: MonoTime::now() });
-        Ok(())
     }
 }
 

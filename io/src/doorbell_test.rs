@@ -13,6 +13,8 @@ on_both_engines!(
     a_storm_is_polled_while_something_else_is_waited_for,
     an_honest_pace_is_never_polled,
     a_foreign_eventfd_is_made_non_blocking,
+    what_brings_work_is_woken_for_however_fast,
+    sec_02_a_storm_with_a_little_work_is_polled,
     sec_02_a_storm_without_work_is_looked_at_ever_less,
 );
 
@@ -116,8 +118,11 @@ fn sec_02_a_storm_without_work_is_looked_at_ever_less(engine: EngineKind) {
         sender.ring();
         listener.wait().await.unwrap();
         for _ in 0..4 {
+            listener.unjudged = true;
             listener.was_worth_it(false);
         }
+        // What nobody rang for is not judged.
+        listener.was_worth_it(true);
         // The look that was due already, and then one each millisecond.
         sender.ring();
         listener.wait().await.unwrap();
@@ -128,8 +133,61 @@ fn sec_02_a_storm_without_work_is_looked_at_ever_less(engine: EngineKind) {
             listener.was_worth_it(false);
         }
         assert!(MonoTime::now().since(start) >= LONGEST_PERIOD * 9);
+        sender.ring();
+        listener.wait().await.unwrap();
         listener.was_worth_it(true);
-        assert!(matches!(listener.mode, Mode::Polled { period: POLL_PERIOD, .. }));
+        assert!(matches!(listener.mode, Mode::Polled(Looks { period: POLL_PERIOD, .. })));
+    });
+}
+
+/// Makes every wake one that came too fast, on a machine of any speed.
+fn in_no_time(listener: &mut DoorbellListener) {
+    if let Mode::Woken(_, rate) = &mut listener.mode {
+        rate.since = MonoTime::now() + Duration::from_secs(3600);
+    }
+}
+
+fn what_brings_work_is_woken_for_however_fast(engine: EngineKind) {
+    let (bell, sender) = Doorbell::pair().unwrap();
+    on_shard(engine, |cx| async move {
+        let mut listener = bell.listen(&cx).unwrap();
+        let ring = async |listener: &mut DoorbellListener| {
+            in_no_time(listener);
+            sender.ring();
+            assert_eq!(listener.wait().await.unwrap(), 1);
+            listener.is_polled()
+        };
+        for _ in 0..RINGS_MEASURED * 3 {
+            assert!(!ring(&mut listener).await);
+            listener.was_worth_it(true);
+        }
+        // Nobody says so: a storm.
+        for wake in 1..=RINGS_MEASURED {
+            assert_eq!(ring(&mut listener).await, wake == RINGS_MEASURED);
+        }
+        // So many looks in a row that bring work end polling; one that brings none starts anew.
+        for look in 1..=2 * RINGS_MEASURED - 1 {
+            assert!(ring(&mut listener).await);
+            listener.was_worth_it(look != RINGS_MEASURED - 1);
+        }
+        assert!(!ring(&mut listener).await);
+    });
+}
+
+fn sec_02_a_storm_with_a_little_work_is_polled(engine: EngineKind) {
+    let (bell, sender) = Doorbell::pair().unwrap();
+    on_shard(engine, |cx| async move {
+        let mut listener = bell.listen(&cx).unwrap();
+        let mut wakes = 0;
+        while !listener.is_polled() {
+            in_no_time(&mut listener);
+            sender.ring();
+            listener.wait().await.unwrap();
+            wakes += 1;
+            listener.was_worth_it(wakes % 2 == 0);
+        }
+        // The last is counted before anybody can say that it was worth it.
+        assert_eq!(wakes, 2 * RINGS_MEASURED - 2);
     });
 }
 

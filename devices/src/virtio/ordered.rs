@@ -117,7 +117,9 @@ impl Ordered {
         loop {
             // Spent before the chain is copied: a look at the ring costs time too.
             self.budget.begin().await;
-            if let Some(chain) = self.queue.borrow_mut().peek()? {
+            let offered = self.queue.borrow_mut().peek()?;
+            doorbell.was_worth_it(offered.is_some());
+            if let Some(chain) = offered {
                 return Ok(chain);
             }
             if self.queue.borrow_mut().enable_notification()? {

@@ -266,14 +266,11 @@ impl<H: RequestHandler> Serving<H> {
 
     /// Waits for the next chain and its admission, and consumes it.
     async fn next(&self, doorbell: &mut DoorbellListener) -> Result<Taken<H>, QueueError> {
-        let mut rung = false;
         let chain = loop {
             // Spent before the chain is copied: a look at the ring costs time too.
             self.budget.begin().await;
             let offered = self.queue.borrow_mut().peek()?;
-            if rung {
-                doorbell.was_worth_it(offered.is_some());
-            }
+            doorbell.was_worth_it(offered.is_some());
             if let Some(chain) = offered {
                 break chain;
             }
@@ -281,7 +278,6 @@ impl<H: RequestHandler> Serving<H> {
                 continue;
             }
             doorbell.wait().await.map_err(|error| QueueError::Ring(error.to_string()))?;
-            rung = true;
             self.metrics.notifications.inc();
             self.queue.borrow_mut().disable_notification()?;
         };
