@@ -6,15 +6,16 @@
 //!
 //! # Waking or polling
 //! Waking the loop for a ring costs about as much as serving a small request, so a guest that rings in
-//! a tight loop would buy a large part of a core with it. [`RINGS_MEASURED`] wakes that arrived in less than
-//! [`WORTHWHILE`] each, on average, switch the doorbell to polling: it is taken out of the I/O driver, so
+//! a tight loop would buy a large part of a core with it. [`RINGS_MEASURED`] wakes that brought no work and arrived in
+//! less than [`WORTHWHILE`] each, on average, switch the doorbell to polling: it is taken out of the I/O driver, so
 //! a ring wakes nothing, and the eventfd is read every [`POLL_PERIOD`]. [`IDLE_POLLS`] reads in a row that
 //! find nothing switch it back (and rings that are followed by no work stretch the period, up to
 //! [`LONGEST_PERIOD`]); no ring is lost either way, since the eventfd counts.
 //!
-//! Who listens says whether a ring brought work ([`DoorbellListener::was_worth_it`]). Such wakes do not count, and
-//! [`RINGS_MEASURED`] looks in a row that brought work end polling too: a guest with one request at a time is woken for,
-//! however fast its requests are, and pays for them by what else limits it.
+//! Who listens says whether a ring brought work ([`DoorbellListener::was_worth_it`]); until then it brought none.
+//! [`RINGS_MEASURED`] looks that brought work, and none without between them, end polling too: a guest with one request
+//! at a time is woken for, however fast its requests are. It pays for what its queue's task does, not for the loop's way
+//! out of its sleep: as any guest whose requests come one by one.
 
 use std::fmt;
 use std::future::Future;
@@ -34,9 +35,9 @@ use crate::clock::MonoTime;
 use crate::shard::ShardContext;
 use crate::timer::Timer;
 
-/// Wakes over which the rate is measured.
+/// Wakes without work over which the rate is measured; so many looks with work end polling.
 pub const RINGS_MEASURED: u32 = 32;
-/// A ring is worth a wake if the wakes are at least this far apart on average (at most 50,000 a second).
+/// Wakes without work are borne if they are at least this far apart on average (at most 50,000 a second).
 pub const WORTHWHILE: Duration = Duration::from_micros(20);
 /// How often a polled doorbell is looked at; with the hrtimer's lateness 5,000 to 9,000 times a second.
 pub const POLL_PERIOD: Duration = Duration::from_micros(100);
@@ -162,7 +163,7 @@ struct Looks {
     period: Duration,
     /// Looks in a row that found no ring.
     idle: u32,
-    /// Looks in a row that brought work.
+    /// Looks that brought work, since one brought none.
     useful: u32,
 }
 
@@ -245,7 +246,7 @@ impl DoorbellListener {
     }
 
     /// Says whether there was anything to do after the last ring; what is said again, before the next one, does not
-    /// count. While there is nothing, a polled doorbell is looked at half as often each time, down to every
+    /// count. Rings that came while something else was waited for ([`DoorbellListener::wait_for`]) are one. While there is nothing, a polled doorbell is looked at half as often each time, down to every
     /// [`LONGEST_PERIOD`].
     pub fn was_worth_it(&mut self, worth_it: bool) {
         if !std::mem::take(&mut self.unjudged) {

@@ -123,6 +123,7 @@ fn sec_02_a_storm_without_work_is_looked_at_ever_less(engine: EngineKind) {
         }
         // What nobody rang for is not judged.
         listener.was_worth_it(true);
+        assert!(matches!(listener.mode, Mode::Polled(Looks { period: LONGEST_PERIOD, .. })));
         // The look that was due already, and then one each millisecond.
         sender.ring();
         listener.wait().await.unwrap();
@@ -160,9 +161,15 @@ fn what_brings_work_is_woken_for_however_fast(engine: EngineKind) {
         for _ in 0..RINGS_MEASURED * 3 {
             assert!(!ring(&mut listener).await);
             listener.was_worth_it(true);
+            assert!(matches!(listener.mode, Mode::Woken(_, Rate { wakes: 0, .. })));
         }
+        // A ring is judged once.
+        assert!(!ring(&mut listener).await && !ring(&mut listener).await);
+        listener.was_worth_it(true);
+        listener.was_worth_it(true);
+        assert!(matches!(listener.mode, Mode::Woken(_, Rate { wakes: 1, .. })));
         // Nobody says so: a storm.
-        for wake in 1..=RINGS_MEASURED {
+        for wake in 2..=RINGS_MEASURED {
             assert_eq!(ring(&mut listener).await, wake == RINGS_MEASURED);
         }
         // So many looks in a row that bring work end polling; one that brings none starts anew.
