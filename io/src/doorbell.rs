@@ -246,8 +246,8 @@ impl DoorbellListener {
     }
 
     /// Says whether there was anything to do after the last ring; what is said again, before the next one, does not
-    /// count. Rings that came while something else was waited for ([`DoorbellListener::wait_for`]) are one. While there is nothing, a polled doorbell is looked at half as often each time, down to every
-    /// [`LONGEST_PERIOD`].
+    /// count. Rings that came while something else was waited for ([`DoorbellListener::wait_for`]) are one. While there
+    /// is nothing, a polled doorbell is looked at half as often each time, down to every [`LONGEST_PERIOD`].
     pub fn was_worth_it(&mut self, worth_it: bool) {
         if !std::mem::take(&mut self.unjudged) {
             return;
