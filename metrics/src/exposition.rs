@@ -36,6 +36,8 @@ pub const CONTENT_TYPE_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Largest request head, in bytes (hyper's smallest buffer).
 const MAX_REQUEST_BYTES: usize = 8192;
+/// What a browser shows that was given the address without the path.
+const ELSEWHERE: &str = "nothing is here; the metrics are at /metrics\n";
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 64;
 /// Pause after a failed accept (out of descriptors), so that it cannot spin.
@@ -97,7 +99,7 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut acceptor = Acceptor::new(listener, limits)?;
-    let routes = router(registry, limits);
+    let routes = router(registry, limits).fallback((StatusCode::NOT_FOUND, ELSEWHERE));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {

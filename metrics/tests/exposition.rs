@@ -76,7 +76,9 @@ fn another_method_is_405_and_another_path_404() {
             assert!(response.header("allow").is_some_and(|allow| allow.contains("GET")), "{response:?}");
         }
         for path in ["/", "/metricsx", "/metrics/", "/Metrics", "/../metrics", "/%2e%2e/etc/passwd", "//"] {
-            assert_eq!(server.request("GET", path).status, 404, "{path}");
+            let response = server.request("GET", path);
+            assert_eq!(response.status, 404, "{path}");
+            assert!(response.body.contains(" at /metrics\n"), "{path}: {response:?}");
         }
         assert_eq!(server.request("GET", "/metrics?name[]=x").status, 200, "a query is no other path");
     });
