@@ -44,7 +44,9 @@ fn most_in_a_turn(turns: &[u64]) -> usize {
     turns.chunk_by(|a, b| a == b).map(<[u64]>::len).max().unwrap_or(0)
 }
 
+/// Lets the others go on for that long, and for a turn at least.
 async fn millis(cx: &ShardContext, millis: u64) {
+    cx.next_turn().await;
     cx.timer().sleep(Duration::from_millis(millis)).await;
 }
 

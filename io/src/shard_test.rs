@@ -206,7 +206,7 @@ fn an_aborted_task_is_dropped_at_once(engine: EngineKind) {
             let _tell = tell;
             pending::<()>().await;
         });
-        cx.timer().sleep(Duration::from_millis(1)).await;
+        cx.next_turn().await;
         cx.abort(&task);
         let at_once = dropped.try_recv();
         (at_once, task.await)
@@ -225,7 +225,7 @@ fn a_task_can_abort_itself(engine: EngineKind) {
             pending::<()>().await;
         });
         *handle.borrow_mut() = Some(task);
-        cx.timer().sleep(Duration::from_millis(1)).await;
+        cx.next_turn().await;
         let task = handle.borrow_mut().take().unwrap();
         task.await
     });

@@ -88,7 +88,7 @@ fn a_dropped_sleeper_is_forgotten(engine: EngineKind) {
     let waiting = on_shard(engine, |cx| async move {
         let timer = cx.timer().clone();
         let long = cx.spawn(&Owner::shard(), timer.sleep(Duration::from_secs(3600)));
-        timer.sleep(Duration::from_millis(1)).await;
+        cx.next_turn().await;
         let before = timer.waiting();
         cx.abort(&long);
         (before, timer.waiting())
@@ -100,6 +100,7 @@ fn an_earlier_sleeper_is_not_kept_by_a_later_one(engine: EngineKind) {
     on_shard(engine, |cx| async move {
         let timer = cx.timer().clone();
         let long = cx.spawn(&Owner::shard(), timer.sleep(Duration::from_secs(3600)));
+        cx.next_turn().await;
         timer.sleep(Duration::from_millis(2)).await;
         timer.sleep(Duration::from_millis(1)).await;
         cx.abort(&long);
@@ -112,6 +113,7 @@ fn the_past_does_not_wait(engine: EngineKind) {
         cx.timer().sleep(Duration::ZERO).await;
         // The far end of the clock can be asked for, and given up.
         let never = cx.spawn(&Owner::shard(), cx.timer().sleep(Duration::MAX));
+        cx.next_turn().await;
         cx.timer().sleep(Duration::from_millis(1)).await;
         assert!(!never.is_finished());
         cx.abort(&never);
