@@ -279,7 +279,8 @@ impl ShardContext {
         Budget::new(owner.clone(), Rc::clone(&self.0.executor), self.0.timer.clone())
     }
 
-    /// Waits for the next turn, after every other ready task and the I/O driver had theirs.
+    /// Waits for the next turn, after the I/O driver and every other ready task had theirs (but for tasks
+    /// whose owner had all of its time of a turn).
     ///
     /// Tasks of a shard use this (or [`Budget::spend`]) and never `tokio::task::yield_now`: that one keeps
     /// the loop from parking, so that operations that were started are not submitted to the kernel.

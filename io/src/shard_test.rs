@@ -171,7 +171,7 @@ fn polls_are_charged_to_the_shard_and_the_owner(engine: EngineKind) {
         let owner = Owner::new(vm_too);
         let timer = cx.timer().clone();
         let task = cx.spawn(&owner, async move {
-            // Of the first it is not known that it took a CPU.
+            // Of the first poll it is not known that it took a CPU; two are one if a sleep is over before it begins.
             for _ in 0..4 {
                 let begun = thread_nanos();
                 while thread_nanos() - begun < 5_000_000 {}
@@ -185,7 +185,7 @@ fn polls_are_charged_to_the_shard_and_the_owner(engine: EngineKind) {
     let charged = done.recv_timeout(PATIENCE).unwrap();
     shard.stop().unwrap();
     assert_eq!(charged, vm.shard_busy_nanos.get());
-    assert!(charged >= 15_000_000, "{charged}");
+    assert!(charged >= 10_000_000, "{charged}");
     assert!(shard_metrics.busy_nanos.get() >= charged);
 }
 
