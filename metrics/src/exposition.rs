@@ -34,10 +34,11 @@ use crate::throttle::{Gcra, Rate, Verdict};
 /// The content type of Prometheus text format 0.0.4.
 pub const CONTENT_TYPE_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Largest request head, in bytes (hyper's smallest buffer).
-const MAX_REQUEST_BYTES: usize = 8192;
 /// What a browser shows that was given the address without the path.
 const ELSEWHERE: &str = "nothing is here; the metrics are at /metrics\n";
+
+/// Largest request head, in bytes (hyper's smallest buffer).
+const MAX_REQUEST_BYTES: usize = 8192;
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 64;
 /// Pause after a failed accept (out of descriptors), so that it cannot spin.
