@@ -280,7 +280,9 @@ fn files_are_streams_too(engine: EngineKind) {
     assert_eq!(text, "one two");
 }
 
-/// The two ends of a pseudo-terminal: ours, and the one that a program would have as stdin.
+/// The two ends of a pseudo-terminal: ours, and the one that a program would have as stdin. Whoever reads what the
+/// program says keeps that end open, too: once all have closed it, a read may fail with `EIO` though some text has not
+/// been read yet.
 fn terminal() -> (File, OwnedFd) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&ours).unwrap();
@@ -293,6 +295,7 @@ fn terminal() -> (File, OwnedFd) {
 
 fn a_terminal_is_read_line_by_line(engine: EngineKind) {
     let (mut keyboard, terminal) = terminal();
+    let _open = terminal.try_clone().unwrap();
     let shard = runner(config(engine));
     let (sender, heard) = mpsc::channel();
     let _task = start(&shard, move |cx| async move {
@@ -319,6 +322,7 @@ fn a_terminal_is_read_line_by_line(engine: EngineKind) {
 
 fn a_terminal_that_nobody_reads_stops_its_writer_and_nobody_else(engine: EngineKind) {
     let (mut screen, terminal) = terminal();
+    let _open = terminal.try_clone().unwrap();
     let shard = runner(config(engine));
     let text = b"x".repeat(1 << 20);
     let expected = text.len();
