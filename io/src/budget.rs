@@ -103,7 +103,12 @@ impl Budget {
         let mut share = self.owner.share().borrow_mut();
         share.begin(turn);
         if share.left == 0 || self.spent.get() >= share.per_task || self.has_taken_long() {
-            share.waiting += u32::from(!self.waited.replace(true));
+            if !self.waited.replace(true) {
+                share.waiting += 1;
+                if self.spent.get() == 0 {
+                    self.executor.was_not_served();
+                }
+            }
             return false;
         }
         share.left -= 1;
@@ -125,7 +130,8 @@ impl Budget {
 
 impl Share {
     /// Renews the share in a new turn. Tasks that went without in the turn before divide it equally, so
-    /// that none of them can live at the cost of another of the same owner.
+    /// that none of them can live at the cost of another of the same owner. Where they are more than there are
+    /// requests, each has one, and those that had none are asked first in the next turn.
     fn begin(&mut self, turn: u64) {
         if self.turn == turn {
             return;

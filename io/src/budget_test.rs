@@ -16,6 +16,7 @@ use crate::testing::*;
 on_both_engines!(
     an_owner_spends_at_most_its_share_in_a_turn,
     tasks_of_one_owner_divide_the_share,
+    who_had_no_request_goes_first,
     sec_02_a_storming_owner_does_not_starve_another,
     sec_02_many_storming_owners_do_not_starve_file_io,
     sec_02_self_wakes_do_not_starve_file_io,
@@ -99,6 +100,33 @@ fn tasks_of_one_owner_divide_the_share(engine: EngineKind) {
     let (least, first) = (LEAST_PER_POLL as usize, turns[0]);
     assert!(first[0] >= least && first.iter().sum::<usize>() <= REQUESTS_PER_TURN as usize, "{first:?}");
     assert!(turns[1..].iter().all(|turn| *turn == [least; TASKS]), "{turns:?}");
+}
+
+/// One task takes all that there is, with as many budgets as a turn has requests: each has one. The other task has none
+/// then, and is polled first in the next turn, in which one of those many has none: and so on.
+fn who_had_no_request_goes_first(engine: EngineKind) {
+    const TURNS: usize = 100;
+    let served = on_shard(engine, |cx| async move {
+        let owner = Owner::shard();
+        let (inner, greedy) = (cx.clone(), [(); REQUESTS_PER_TURN as usize].map(|()| cx.budget(&owner)));
+        let _greedy = cx.spawn(&owner, async move {
+            loop {
+                greedy.iter().for_each(|budget| while budget.try_spend() {});
+                inner.next_turn().await;
+            }
+        });
+        let (inner, modest) = (cx.clone(), cx.budget(&owner));
+        let modest = cx.spawn(&owner, async move {
+            let mut served = 0;
+            for _ in 0..TURNS {
+                served += usize::from(modest.try_spend());
+                inner.next_turn().await;
+            }
+            served
+        });
+        modest.await.unwrap()
+    });
+    assert!(served >= TURNS / 2 - 2, "{served}");
 }
 
 fn sec_02_a_storming_owner_does_not_starve_another(engine: EngineKind) {

@@ -12,16 +12,13 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use ringlet_metrics::ShardMetrics;
-use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 
 use crate::busy_poll::{BusyPoll, Turn};
@@ -30,6 +27,7 @@ use crate::clock::MonoTime;
 use crate::doorbell::Watch;
 use crate::file::Ring;
 use crate::owner::Owner;
+use crate::ready::{Ready, Root, TaskWake};
 use crate::task::{JoinResult, Task, joinable};
 use crate::timer::Timer;
 
@@ -43,118 +41,6 @@ pub(crate) const QUANTUM: Duration = Duration::from_micros(250);
 
 /// A task's future with the result type erased (the result goes to its [`Task`] handle).
 pub(crate) type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
-
-/// Tasks that want to be polled; the only part of the scheduler that other threads touch.
-#[derive(Debug)]
-pub(crate) struct Ready {
-    queue: Mutex<Queue>,
-    wake_up: Arc<OwnedFd>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    keys: Vec<usize>,
-    /// Since when the first of `keys` waits.
-    since: Option<MonoTime>,
-    /// The loop is (about to be) parked and will not look at `keys` unless it is woken.
-    parked: bool,
-}
-
-thread_local! {
-    /// The loop that runs on this thread and the waker of its root future.
-    static ROOT: RefCell<Option<(usize, Waker)>> = const { RefCell::new(None) };
-}
-
-impl Ready {
-    fn new() -> io::Result<Arc<Self>> {
-        let wake_up = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Arc::new(Self { queue: Mutex::default(), wake_up }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(self: &Arc<Self>, key: usize) {
-        let parked = {
-            let mut queue = self.lock();
-            queue.since.get_or_insert_with(MonoTime::now);
-            queue.keys.push(key);
-            mem::take(&mut queue.parked)
-        };
-        if parked {
-            self.wake_loop();
-        }
-    }
-
-    /// Queues tasks that were left over in the turn that runs, before those that were woken meanwhile. They are still
-    /// marked as queued.
-    fn push_first(&self, mut keys: Vec<usize>) {
-        if keys.is_empty() {
-            return;
-        }
-        let mut queue = self.lock();
-        queue.since.get_or_insert_with(MonoTime::now);
-        keys.append(&mut queue.keys);
-        queue.keys = keys;
-    }
-
-    /// Wakes the parked loop: cheaply from its own thread (a driver event), else through the eventfd.
-    fn wake_loop(self: &Arc<Self>) {
-        let me = Arc::as_ptr(self).addr();
-        let here = ROOT.try_with(|root| match root.try_borrow().as_deref() {
-            Ok(Some((loop_of_thread, waker))) if *loop_of_thread == me => {
-                waker.wake_by_ref();
-                true
-            }
-            _ => false,
-        });
-        if here != Ok(true) {
-            self.ring();
-        }
-    }
-
-    fn ring(&self) {
-        // The counter is never drained (the watch is edge-triggered): it would overflow after 2^64 writes.
-        let _ = rustix::io::write(self.wake_up.as_fd(), &1u64.to_ne_bytes());
-    }
-
-    /// Takes the keys of the turn that begins, and says since when the first of them waits. `batch` must be empty;
-    /// its capacity is used again.
-    fn begin(&self, batch: &mut Vec<usize>) -> Option<MonoTime> {
-        let mut queue = self.lock();
-        queue.parked = false;
-        mem::swap(&mut queue.keys, batch);
-        queue.since.take()
-    }
-
-    /// Ends a turn; true if there is work for another one.
-    fn end(&self) -> bool {
-        let mut queue = self.lock();
-        queue.parked = queue.keys.is_empty();
-        !queue.parked
-    }
-}
-
-/// The waker of one task.
-#[derive(Debug)]
-pub(crate) struct TaskWake {
-    key: usize,
-    queued: AtomicBool,
-    ready: Arc<Ready>,
-}
-
-impl Wake for TaskWake {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            self.ready.push(self.key);
-        }
-    }
-}
 
 struct Slot {
     wake: Arc<TaskWake>,
@@ -186,6 +72,10 @@ pub(crate) struct Executor {
     turn: Cell<u64>,
     /// When the poll that runs began.
     poll_began: Cell<MonoTime>,
+    /// The task that is polled.
+    polled: Cell<usize>,
+    /// Tasks that asked for a request in this turn and have none.
+    unserved: RefCell<Vec<usize>>,
     closed: Cell<bool>,
     account: Account,
     busy_poll: RefCell<BusyPoll>,
@@ -212,6 +102,8 @@ impl Executor {
             ready: Ready::new()?,
             turn: Cell::new(0),
             poll_began: Cell::default(),
+            polled: Cell::default(),
+            unserved: RefCell::default(),
             closed: Cell::new(false),
             account: Account::new(ledger),
             busy_poll: RefCell::new(busy_poll),
@@ -227,6 +119,12 @@ impl Executor {
     /// When the poll that runs began.
     pub(crate) fn poll_began(&self) -> MonoTime {
         self.poll_began.get()
+    }
+
+    /// Puts the task that is polled before others in the next turn, if it is woken until then: so tasks that are more
+    /// than the requests of a turn take turns.
+    pub(crate) fn was_not_served(&self) {
+        self.unserved.borrow_mut().push(self.polled.get());
     }
 
     /// Number of tasks that have not ended.
@@ -246,11 +144,7 @@ impl Executor {
         }
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
-        let wake = Arc::new(TaskWake {
-            key: entry.key(),
-            queued: AtomicBool::new(false),
-            ready: Arc::clone(&self.ready),
-        });
+        let wake = TaskWake::new(entry.key(), &self.ready);
         let body = Body {
             future: body,
             waker: Waker::from(Arc::clone(&wake)),
@@ -299,9 +193,9 @@ impl Executor {
         ring: &Ring,
     ) -> io::Result<JoinResult<T>> {
         let watch = Watch::readable(Arc::clone(&self.ready.wake_up))?;
-        let _root = RootGuard;
+        let root = Root::new(&self.ready);
         std::future::poll_fn(|cx| {
-            set_root(&self.ready, cx.waker());
+            root.set(cx.waker());
             watch.poll_clear(cx)?;
             timer.poll_clear(cx)?;
             let turn = self.run_turn(timer);
@@ -342,6 +236,7 @@ impl Executor {
                 continue;
             }
             self.poll_began.set(before);
+            self.polled.set(key);
             let Some(polled) = self.poll_task(key) else { continue };
             let after = MonoTime::now();
             (worked, is_free) = (true, is_free && polled.owner.is_free());
@@ -349,9 +244,18 @@ impl Executor {
             before = after;
         }
         self.ready.push_first(deferred);
+        self.serve_first();
         self.metrics.busy_nanos.add(before.nanos_since(start).saturating_add(parked));
         *self.batch.borrow_mut() = batch;
         Turn { began: start, ended: before, worked, leaves_work: false, awaits_files: false, is_free }
+    }
+
+    fn serve_first(&self) {
+        let mut unserved = self.unserved.borrow_mut();
+        if !unserved.is_empty() {
+            self.ready.put_first(&mut unserved);
+            unserved.clear();
+        }
     }
 
     /// Whether the loop looks for work behind this turn, instead of sleeping.
@@ -386,7 +290,7 @@ impl Executor {
             let mut tasks = self.tasks.borrow_mut();
             let slot = tasks.get_mut(key)?;
             let body = slot.body.take()?;
-            slot.wake.queued.store(false, Ordering::Release);
+            slot.wake.begin_poll();
             body
         };
         let before = body.suspected.then(thread_nanos);
@@ -408,21 +312,5 @@ impl Executor {
         };
         drop(finished);
         Some(Polled { owner, before })
-    }
-}
-
-fn set_root(ready: &Arc<Ready>, waker: &Waker) {
-    ROOT.with_borrow_mut(|root| match root {
-        Some((_, old)) if old.will_wake(waker) => {}
-        _ => *root = Some((Arc::as_ptr(ready).addr(), waker.clone())),
-    });
-}
-
-/// Forgets the root waker when the loop ends, however it ends.
-struct RootGuard;
-
-impl Drop for RootGuard {
-    fn drop(&mut self) {
-        let _ = ROOT.try_with(|root| root.take());
     }
 }

@@ -25,6 +25,7 @@ pub mod net;
 mod nowait;
 mod operation;
 mod owner;
+mod ready;
 mod ring;
 mod ring_file;
 mod shard;

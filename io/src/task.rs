@@ -12,7 +12,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::executor::{Executor, LocalFuture, TaskWake};
+use crate::executor::{Executor, LocalFuture};
+use crate::ready::TaskWake;
 
 /// What became of a task.
 pub type JoinResult<T> = Result<T, JoinError>;
