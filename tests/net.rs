@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 
+use common::capture::sum;
 use common::network::metric;
 use common::{Guest, Host, on_both_engines, within};
 use ringlet::{
@@ -75,7 +76,75 @@ fn until_answered(wire: &UnixDatagram) {
     }
 }
 
+/// Flags of a TCP segment (RFC 9293, 3.1).
+mod flag {
+    pub(super) const SYN: u8 = 2;
+    pub(super) const RST: u8 = 4;
+    pub(super) const ACK: u8 = 16;
+}
+
+/// A TCP segment for the guest's port 80.
+fn segment(port: u16, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let be = |number: usize| u16::try_from(number).unwrap().to_be_bytes();
+    let ports = [port.to_be_bytes(), be(80)].concat();
+    let head = [&ports[..], &seq.to_be_bytes(), &ack.to_be_bytes(), &[5 << 4, flags, 0xFF, 0xFF]].concat();
+    let pseudo = [&US[..], &GUEST, &[0, 6], &be(20 + payload.len())].concat();
+    let checksum = !sum(&[&pseudo, &head, payload]);
+    let packet = [&[0x45, 0][..], &be(40 + payload.len()), &[0, 0, 0x40, 0, 64, 6]].concat();
+    let addresses = [US, GUEST].concat();
+    let of_packet = (!sum(&[&packet, &addresses])).to_be_bytes();
+    let ethernet = [&GUEST_MAC[..], &OUR_MAC, &[8, 0]].concat();
+    [&ethernet[..], &packet, &of_packet, &addresses, &head, &checksum.to_be_bytes(), &[0; 2], payload]
+        .concat()
+}
+
+/// A segment of the guest: sequence number, flags, payload.
+type Segment = (u32, u8, Vec<u8>);
+
+/// What a frame has for this port of ours.
+fn segment_for(port: u16, frame: &[u8]) -> Option<Segment> {
+    let packet = frame.strip_prefix(&[&OUR_MAC[..], &GUEST_MAC, &[8, 0]].concat()[..])?;
+    let tcp = &packet[20..usize::from(u16::from_be_bytes([packet[2], packet[3]]))];
+    let is_ours = packet[9] == 6 && tcp[2..4] == port.to_be_bytes();
+    let seq = u32::from_be_bytes(tcp[4..8].try_into().unwrap());
+    is_ours.then(|| (seq, tcp[13], tcp[usize::from(tcp[12] >> 4) * 4..].to_vec()))
+}
+
+/// Reads what comes for this port until something is `wanted`: the last is that.
+fn segments_until(wire: &UnixDatagram, port: u16, wanted: impl Fn(&Segment) -> bool) -> Vec<Segment> {
+    let (mut frame, mut segments) = ([0; 2048], Vec::new());
+    while !segments.last().is_some_and(&wanted) {
+        let len = wire.recv(&mut frame).expect("the guest says it");
+        segments.extend(segment_for(port, &frame[..len]));
+    }
+    segments
+}
+
 on_both_engines! {
+    /// Whoever has no answer in time asks again, and the answer may be on its way.
+    async fn a_connection_that_is_asked_for_twice_is_one(host: Host) {
+        let (guest, wire) = guest(&host, |interface| interface);
+        guest.until_printed("ready on port 80");
+        answered(&wire);
+        let send = |port, seq, ack, flags, payload| {
+            wire.send(&segment(port, seq, ack, flags, payload)).unwrap();
+        };
+        let is_answer = |segment: &Segment| segment.1 == flag::SYN | flag::ACK;
+        // The socket of a connection that ends is used for the next but one.
+        send(1001, 0, 0, flag::SYN, &[]);
+        segments_until(&wire, 1001, is_answer);
+        send(1001, 1, 0, flag::RST, &[]);
+        answered(&wire);
+        (0..3).for_each(|_| send(1002, 0, 0, flag::SYN, &[]));
+        let first = segments_until(&wire, 1002, is_answer).pop().unwrap().0;
+        send(1002, 1, first.wrapping_add(1), flag::ACK, b"GET / HTTP/1.0\r\n\r\n");
+        let said = segments_until(&wire, 1002, |(_, flags, said)| !said.is_empty() || flags & flag::RST != 0);
+        assert!(said.iter().all(|segment| !is_answer(segment) || segment.0 == first), "{said:?}");
+        let (_, flags, text) = said.last().unwrap();
+        assert!(flags & flag::RST == 0 && text.starts_with(b"HTTP/1.1 200"), "{said:?}");
+        within(guest.vm.stop()).await;
+    }
+
     async fn a_guest_answers_over_a_socket_before_and_after_a_pause(host: Host) {
         let (guest, wire) = guest(&host, |interface| interface);
         guest.until_printed("ready on port 80");

@@ -135,7 +135,7 @@ impl Tally {
 }
 
 /// The sum in ones' complement (RFC 1071); each slice begins at an even place.
-fn sum(slices: &[&[u8]]) -> u16 {
+pub(crate) fn sum(slices: &[&[u8]]) -> u16 {
     let words = slices.iter().flat_map(|slice| slice.chunks(2));
     let mut sum: u32 = 0;
     for word in words {

@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::mem;
 
 use ringlet_guest::net::Net;
 use ringlet_guest::net::stack::iface::SocketHandle;
@@ -68,11 +69,25 @@ impl<C> Pool<C> {
             self.shape.connections = self.slots.len().max(1);
             return;
         };
+        let socket = self.put_last(net, socket);
         let tcp: &mut Socket<'_> = net.socket(socket);
         tcp.set_ack_delay(Some(ACK_DELAY));
         // A socket that is closed can listen on any port but 0.
         let _ = tcp.listen(port);
         self.listener = Some(socket);
+    }
+
+    /// Exchanges a socket that is closed with the last one; which it is then. The stack asks sockets in their order, and
+    /// one that listens takes every request for a connection, even one that came twice and that another knows.
+    fn put_last(&mut self, net: &mut Net, closed: SocketHandle) -> SocketHandle {
+        let last = self.slots.iter_mut().max_by_key(|slot| slot.socket);
+        let Some(last) = last.filter(|last| last.socket > closed) else { return closed };
+        let both = [closed, last.socket];
+        let mut sockets = net.sockets().iter_mut().filter(|(handle, _)| both.contains(handle));
+        if let (Some((_, first)), Some((_, second))) = (sockets.next(), sockets.next()) {
+            mem::swap(first, second);
+        }
+        mem::replace(&mut last.socket, closed)
     }
 
     /// Has `serve` look at every connection, and make one of `None`; those are torn down for which it says `false`.
