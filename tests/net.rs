@@ -120,28 +120,51 @@ fn segments_until(wire: &UnixDatagram, port: u16, wanted: impl Fn(&Segment) -> b
     segments
 }
 
+/// Asks for a connection from this port of ours.
+fn ask(wire: &UnixDatagram, port: u16) {
+    wire.send(&segment(port, 0, 0, flag::SYN, &[])).unwrap();
+}
+
+/// Whether the guest agrees to a connection.
+fn is_agreement((_, flags, _): &Segment) -> bool {
+    *flags == flag::SYN | flag::ACK
+}
+
+fn take_back(wire: &UnixDatagram, port: u16) {
+    wire.send(&segment(port, 1, 0, flag::RST, &[])).unwrap();
+}
+
+/// The guest agrees to the connection from this port, however often with the same number, and answers a request.
+fn is_served(wire: &UnixDatagram, port: u16) {
+    let first = segments_until(wire, port, is_agreement).pop().unwrap().0;
+    let request = segment(port, 1, first.wrapping_add(1), flag::ACK, b"GET / HTTP/1.0\r\n\r\n");
+    wire.send(&request).unwrap();
+    let segments = segments_until(wire, port, |(_, flags, said)| !said.is_empty() || flags & flag::RST != 0);
+    assert!(segments.iter().all(|segment| !is_agreement(segment) || segment.0 == first), "{segments:?}");
+    let (_, flags, said) = segments.last().unwrap();
+    assert!(flags & flag::RST == 0 && said.starts_with(b"HTTP/1.1 200"), "{segments:?}");
+}
+
 on_both_engines! {
     /// Whoever has no answer in time asks again, and the answer may be on its way.
     async fn a_connection_that_is_asked_for_twice_is_one(host: Host) {
         let (guest, wire) = guest(&host, |interface| interface);
         guest.until_printed("ready on port 80");
         answered(&wire);
-        let send = |port, seq, ack, flags, payload| {
-            wire.send(&segment(port, seq, ack, flags, payload)).unwrap();
-        };
-        let is_answer = |segment: &Segment| segment.1 == flag::SYN | flag::ACK;
         // The socket of a connection that ends is used for the next but one.
-        send(1001, 0, 0, flag::SYN, &[]);
-        segments_until(&wire, 1001, is_answer);
-        send(1001, 1, 0, flag::RST, &[]);
+        ask(&wire, 1001);
+        segments_until(&wire, 1001, is_agreement);
+        take_back(&wire, 1001);
         answered(&wire);
-        (0..3).for_each(|_| send(1002, 0, 0, flag::SYN, &[]));
-        let first = segments_until(&wire, 1002, is_answer).pop().unwrap().0;
-        send(1002, 1, first.wrapping_add(1), flag::ACK, b"GET / HTTP/1.0\r\n\r\n");
-        let said = segments_until(&wire, 1002, |(_, flags, said)| !said.is_empty() || flags & flag::RST != 0);
-        assert!(said.iter().all(|segment| !is_answer(segment) || segment.0 == first), "{said:?}");
-        let (_, flags, text) = said.last().unwrap();
-        assert!(flags & flag::RST == 0 && text.starts_with(b"HTTP/1.1 200"), "{said:?}");
+        (0..3).for_each(|_| ask(&wire, 1002));
+        is_served(&wire, 1002);
+        // The socket of one that is taken back before it was agreed on, too; the guest looks at all these at once.
+        within(guest.vm.pause()).await.unwrap();
+        [1003, 1004].iter().for_each(|port| ask(&wire, *port));
+        take_back(&wire, 1003);
+        ask(&wire, 1004);
+        within(guest.vm.resume()).await.unwrap();
+        is_served(&wire, 1004);
         within(guest.vm.stop()).await;
     }
 

@@ -106,13 +106,14 @@ impl Budget {
             if !self.waited.replace(true) {
                 share.waiting += 1;
                 if self.spent.get() == 0 {
-                    self.executor.was_not_served();
+                    self.executor.note_unserved();
                 }
             }
             return false;
         }
         share.left -= 1;
         self.spent.set(self.spent.get() + 1);
+        self.executor.note_served();
         true
     }
 

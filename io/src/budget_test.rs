@@ -102,13 +102,13 @@ fn tasks_of_one_owner_divide_the_share(engine: EngineKind) {
     assert!(turns[1..].iter().all(|turn| *turn == [least; TASKS]), "{turns:?}");
 }
 
-/// One task takes all that there is, with as many budgets as a turn has requests: each has one. The other task has none
-/// then, and is polled first in the next turn, in which one of those many has none: and so on.
+/// One task takes all that there is, with more budgets than a turn has requests: each has one, or none. The other task has
+/// none then, and is polled first from then on: that some budgets of the first had none does not count.
 fn who_had_no_request_goes_first(engine: EngineKind) {
     const TURNS: usize = 100;
     let served = on_shard(engine, |cx| async move {
         let owner = Owner::shard();
-        let (inner, greedy) = (cx.clone(), [(); REQUESTS_PER_TURN as usize].map(|()| cx.budget(&owner)));
+        let (inner, greedy) = (cx.clone(), [(); REQUESTS_PER_TURN as usize + 1].map(|()| cx.budget(&owner)));
         let _greedy = cx.spawn(&owner, async move {
             loop {
                 greedy.iter().for_each(|budget| while budget.try_spend() {});
@@ -126,7 +126,7 @@ fn who_had_no_request_goes_first(engine: EngineKind) {
         });
         modest.await.unwrap()
     });
-    assert!(served >= TURNS / 2 - 2, "{served}");
+    assert!(served >= TURNS / 2, "{served}");
 }
 
 fn sec_02_a_storming_owner_does_not_starve_another(engine: EngineKind) {

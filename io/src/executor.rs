@@ -24,7 +24,6 @@ use slab::Slab;
 use crate::busy_poll::{BusyPoll, Turn};
 use crate::charge::{Account, Ledger, cpu_time, thread_nanos};
 use crate::clock::MonoTime;
-use crate::doorbell::Watch;
 use crate::file::Ring;
 use crate::owner::Owner;
 use crate::ready::{Ready, Root, TaskWake};
@@ -72,9 +71,11 @@ pub(crate) struct Executor {
     turn: Cell<u64>,
     /// When the poll that runs began.
     poll_began: Cell<MonoTime>,
-    /// The task that is polled.
-    polled: Cell<usize>,
-    /// Tasks that asked for a request in this turn and have none.
+    /// The task that is polled, ...
+    current: Cell<usize>,
+    /// ... and whether it had a request in this poll.
+    served: Cell<bool>,
+    /// Tasks that asked for a request in this turn and had none.
     unserved: RefCell<Vec<usize>>,
     closed: Cell<bool>,
     account: Account,
@@ -102,7 +103,8 @@ impl Executor {
             ready: Ready::new()?,
             turn: Cell::new(0),
             poll_began: Cell::default(),
-            polled: Cell::default(),
+            current: Cell::default(),
+            served: Cell::default(),
             unserved: RefCell::default(),
             closed: Cell::new(false),
             account: Account::new(ledger),
@@ -121,10 +123,17 @@ impl Executor {
         self.poll_began.get()
     }
 
-    /// Puts the task that is polled before others in the next turn, if it is woken until then: so tasks that are more
-    /// than the requests of a turn take turns.
-    pub(crate) fn was_not_served(&self) {
-        self.unserved.borrow_mut().push(self.polled.get());
+    /// The task that is polled had a request.
+    pub(crate) fn note_served(&self) {
+        self.served.set(true);
+    }
+
+    /// None is left for the task that is polled. If it had none at all it comes before those that had, in the next turn, if
+    /// it is woken before this one ends: so tasks that are more than the requests of a turn take turns.
+    pub(crate) fn note_unserved(&self) {
+        if !self.served.get() {
+            self.unserved.borrow_mut().push(self.current.get());
+        }
     }
 
     /// Number of tasks that have not ended.
@@ -161,12 +170,12 @@ impl Executor {
     pub(crate) fn abort(&self, wake: &Arc<TaskWake>) {
         let body = {
             let mut tasks = self.tasks.borrow_mut();
-            match tasks.get_mut(wake.key) {
+            match tasks.get_mut(wake.key()) {
                 Some(slot) if Arc::ptr_eq(&slot.wake, wake) => {
                     slot.aborted = true;
                     let body = slot.body.take();
                     if body.is_some() {
-                        tasks.remove(wake.key);
+                        tasks.remove(wake.key());
                     }
                     body
                 }
@@ -192,7 +201,7 @@ impl Executor {
         timer: &Timer,
         ring: &Ring,
     ) -> io::Result<JoinResult<T>> {
-        let watch = Watch::readable(Arc::clone(&self.ready.wake_up))?;
+        let watch = self.ready.watch()?;
         let root = Root::new(&self.ready);
         std::future::poll_fn(|cx| {
             root.set(cx.waker());
@@ -236,24 +245,27 @@ impl Executor {
                 continue;
             }
             self.poll_began.set(before);
-            self.polled.set(key);
+            self.current.set(key);
+            self.served.set(false);
             let Some(polled) = self.poll_task(key) else { continue };
             let after = MonoTime::now();
             (worked, is_free) = (true, is_free && polled.owner.is_free());
             self.charge(key, &polled, after.nanos_since(before));
             before = after;
         }
+        self.put_unserved_first();
         self.ready.push_first(deferred);
-        self.serve_first();
         self.metrics.busy_nanos.add(before.nanos_since(start).saturating_add(parked));
         *self.batch.borrow_mut() = batch;
         Turn { began: start, ended: before, worked, leaves_work: false, awaits_files: false, is_free }
     }
 
-    fn serve_first(&self) {
+    /// Moves the tasks that had no request before all others that were woken in this turn.
+    fn put_unserved_first(&self) {
         let mut unserved = self.unserved.borrow_mut();
         if !unserved.is_empty() {
-            self.ready.put_first(&mut unserved);
+            unserved.sort_unstable();
+            self.ready.put_first(&unserved);
             unserved.clear();
         }
     }

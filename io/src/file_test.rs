@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::pipe::pipe;
@@ -293,6 +294,14 @@ fn terminal() -> (File, OwnedFd) {
     (File::from(ours), theirs)
 }
 
+/// What a program has said, as soon as there is some.
+fn read_screen(screen: &mut File, buf: &mut [u8]) -> usize {
+    let patience = PATIENCE.try_into().unwrap();
+    let mut fds = [PollFd::new(&*screen, PollFlags::IN)];
+    assert_eq!(poll(&mut fds, Some(&patience)), Ok(1), "the program says no more");
+    screen.read(buf).unwrap()
+}
+
 fn a_terminal_is_read_line_by_line(engine: EngineKind) {
     let (mut keyboard, terminal) = terminal();
     let _open = terminal.try_clone().unwrap();
@@ -314,7 +323,7 @@ fn a_terminal_is_read_line_by_line(engine: EngineKind) {
     let mut screen = Vec::new();
     while !screen.ends_with(b"bye\r\n") {
         let mut byte = [0];
-        keyboard.read_exact(&mut byte).unwrap();
+        assert_eq!(read_screen(&mut keyboard, &mut byte), 1);
         screen.push(byte[0]);
     }
     shard.stop().unwrap();
@@ -337,7 +346,7 @@ fn a_terminal_that_nobody_reads_stops_its_writer_and_nobody_else(engine: EngineK
     // ... and so does the writer, once somebody reads.
     let mut read = 0;
     while read < expected {
-        read += screen.read(&mut [0; 4096]).unwrap();
+        read += read_screen(&mut screen, &mut [0; 4096]);
     }
     assert_eq!(writer.recv_timeout(PATIENCE).unwrap(), expected);
     shard.stop().unwrap();

@@ -1,7 +1,7 @@
 //! Which tasks are to be polled next, and how a parked loop hears of that.
 //!
-//! Owns the queue of the next turn: the only part of the scheduler that other threads touch. Never blocks, but for another
-//! thread that is about to leave.
+//! Owns the queue of the next turn: the only part of the scheduler that other threads touch. Takes one lock, which is held
+//! briefly.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,13 +14,14 @@ use std::task::{Wake, Waker};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::clock::MonoTime;
+use crate::doorbell::Watch;
 
 /// Tasks that want to be polled; the only part of the scheduler that other threads touch.
 #[derive(Debug)]
 pub(crate) struct Ready {
     queue: Mutex<Queue>,
     /// An eventfd that becomes readable when the loop is woken by another thread.
-    pub(crate) wake_up: Arc<OwnedFd>,
+    wake_up: Arc<OwnedFd>,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +42,11 @@ impl Ready {
     pub(crate) fn new() -> io::Result<Arc<Self>> {
         let wake_up = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         Ok(Arc::new(Self { queue: Mutex::default(), wake_up }))
+    }
+
+    /// Tells the loop, once it is parked, that it is woken.
+    pub(crate) fn watch(&self) -> io::Result<Watch> {
+        Watch::readable(Arc::clone(&self.wake_up))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -91,10 +97,9 @@ impl Ready {
         let _ = rustix::io::write(self.wake_up.as_fd(), &1u64.to_ne_bytes());
     }
 
-    /// Moves tasks that are queued before those that are not among `keys`. All keep their order.
-    pub(crate) fn put_first(&self, keys: &mut [usize]) {
-        keys.sort_unstable();
-        self.lock().keys.sort_by_key(|key| keys.binary_search(key).is_err());
+    /// Moves tasks that are queued and among `keys`, which are sorted, before all others. Both keep their order.
+    pub(crate) fn put_first(&self, keys: &[usize]) {
+        self.lock().keys.sort_by_cached_key(|key| keys.binary_search(key).is_err());
     }
 
     /// Takes the keys of the turn that begins, and says since when the first of them waits. `batch` must be empty;
@@ -117,7 +122,7 @@ impl Ready {
 /// The waker of one task.
 #[derive(Debug)]
 pub(crate) struct TaskWake {
-    pub(crate) key: usize,
+    key: usize,
     /// Whether it is among those that are to be polled.
     queued: AtomicBool,
     ready: Arc<Ready>,
@@ -126,6 +131,10 @@ pub(crate) struct TaskWake {
 impl TaskWake {
     pub(crate) fn new(key: usize, ready: &Arc<Ready>) -> Arc<Self> {
         Arc::new(Self { key, queued: AtomicBool::new(false), ready: Arc::clone(ready) })
+    }
+
+    pub(crate) fn key(&self) -> usize {
+        self.key
     }
 
     /// The task is polled: who wakes it from now on wants it to be polled again.

@@ -6,6 +6,7 @@ use core::mem;
 
 use ringlet_guest::net::Net;
 use ringlet_guest::net::stack::iface::SocketHandle;
+use ringlet_guest::net::stack::socket::Socket as AnyKind;
 use ringlet_guest::net::stack::socket::tcp::{Socket, SocketBuffer, State};
 use ringlet_guest::net::stack::time::Duration;
 use ringlet_guest::time;
@@ -41,7 +42,7 @@ pub(crate) struct Pool<C> {
     /// The one that listens. There is none when all are in use: the stack refuses connections then.
     listener: Option<SocketHandle>,
     slots: Vec<Slot<C>>,
-    free: Vec<SocketHandle>,
+    free: Vec<AnyKind<'static>>,
 }
 
 impl<C> Pool<C> {
@@ -52,6 +53,7 @@ impl<C> Pool<C> {
     /// Sees to it that a socket listens, as long as there may be one more. To be called after each packet, which may be
     /// a client's first.
     pub(crate) fn accept(&mut self, net: &mut Net) {
+        self.forget_taken_back(net);
         if let Some(socket) = self.listener {
             if net.socket::<Socket<'_>>(socket).is_listening() {
                 return;
@@ -64,12 +66,13 @@ impl<C> Pool<C> {
             return;
         }
         let Shape { port, receive, send, .. } = self.shape;
-        let Some(socket) = self.free.pop().or_else(|| Some(net.sockets().add(socket(receive, send)?))) else {
+        let Some(socket) = self.free.pop().or_else(|| Some(AnyKind::Tcp(socket(receive, send)?))) else {
             // Memory for so many and no more.
             self.shape.connections = self.slots.len().max(1);
             return;
         };
-        let socket = self.put_last(net, socket);
+        let closed = net.sockets().add(socket);
+        let socket = self.put_last(net, closed);
         let tcp: &mut Socket<'_> = net.socket(socket);
         tcp.set_ack_delay(Some(ACK_DELAY));
         // A socket that is closed can listen on any port but 0.
@@ -77,16 +80,25 @@ impl<C> Pool<C> {
         self.listener = Some(socket);
     }
 
-    /// Exchanges a socket that is closed with the last one; which it is then. The stack asks sockets in their order, and
-    /// one that listens takes every request for a connection, even one that came twice and that another knows.
+    /// Closes the sockets whose client has taken its first packet back: they would listen again.
+    fn forget_taken_back(&self, net: &mut Net) {
+        for slot in &self.slots {
+            let socket: &mut Socket<'_> = net.socket(slot.socket);
+            if socket.is_listening() {
+                socket.abort();
+            }
+        }
+    }
+
+    /// Moves a socket that is closed to the end, by exchanging it with the last one in use. The stack asks sockets in their
+    /// order, and one that listens takes every request for a connection, even one that came twice and that another knows.
     fn put_last(&mut self, net: &mut Net, closed: SocketHandle) -> SocketHandle {
         let last = self.slots.iter_mut().max_by_key(|slot| slot.socket);
         let Some(last) = last.filter(|last| last.socket > closed) else { return closed };
         let both = [closed, last.socket];
         let mut sockets = net.sockets().iter_mut().filter(|(handle, _)| both.contains(handle));
-        if let (Some((_, first)), Some((_, second))) = (sockets.next(), sockets.next()) {
-            mem::swap(first, second);
-        }
+        let (Some((_, first)), Some((_, second))) = (sockets.next(), sockets.next()) else { return closed };
+        mem::swap(first, second);
         mem::replace(&mut last.socket, closed)
     }
 
@@ -100,9 +112,7 @@ impl<C> Pool<C> {
         for slot in &mut self.slots {
             let socket: &mut Socket<'_> = net.socket(slot.socket);
             match socket.state() {
-                State::Closed | State::TimeWait => {}
-                // The client has taken its first packet back.
-                State::Listen => socket.abort(),
+                State::Closed | State::Listen | State::TimeWait => {}
                 State::SynReceived if now >= slot.deadline => socket.abort(),
                 State::SynReceived => {}
                 _ if serve(&mut slot.connection, socket) => {}
@@ -115,7 +125,7 @@ impl<C> Pool<C> {
     pub(crate) fn reclaim(&mut self, net: &mut Net) {
         self.slots.retain(|slot| match net.socket::<Socket<'_>>(slot.socket).state() {
             State::Closed => {
-                self.free.push(slot.socket);
+                self.free.push(net.sockets().remove(slot.socket));
                 false
             }
             // It would wait ten seconds for packets of a connection that is over (RFC 9293, 3.6.1), and others for it.
